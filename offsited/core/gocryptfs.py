@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""gocryptfs as values: command lines, exit statuses, and the shape of what it makes (file sizes, companions of names).
+
+Sources: gocryptfs(1); upstream's exitcodes.go and doc/file-format.md; measured with 2.5.1.
+"""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from offsited import names
+from offsited.core.outcome import Reason
+
+MINIMUM: Final = (2, 5, 1)
+"""Older ones lose or corrupt files in reverse mode without an error (upstream #802, and hard links with long names)."""
+
+LONG_NAME: Final = 176
+"""Bytes from which on a plain name is stored as a hash, with its real name in a companion file."""
+REVERSE_FILE_SYSTEM: Final = "fuse.gocryptfs-reverse"
+FORWARD_FILE_SYSTEM: Final = "fuse.gocryptfs"
+INODE_BITS: Final = (1 << 48) - 1
+"""A view's inode number is the plain one in these bits, with the file system's index above them."""
+
+_HEADER, _BLOCK, _OVERHEAD = 18, 4096, 32
+_LONG_PREFIX: Final = "gocryptfs.longname."
+
+EXITS: Final[dict[int, Reason]] = {
+    6: Reason.GOCRYPTFS_FAILED,  # CIPHERDIR missing
+    8: Reason.KEY_FILE_DAMAGED,
+    9: Reason.LOCKED,  # no passphrase came
+    10: Reason.GOCRYPTFS_FAILED,  # mount point
+    11: Reason.KEY_FILE_DAMAGED,
+    12: Reason.WRONG_PASSPHRASE,
+    13: Reason.KEY_FILE_DAMAGED,  # scrypt parameters
+    14: Reason.KEY_FILE_DAMAGED,
+    15: Reason.GOCRYPTFS_FAILED,  # SIGTERM
+    19: Reason.GOCRYPTFS_FAILED,  # FUSE
+    20: Reason.GOCRYPTFS_FAILED,  # control socket
+    22: Reason.LOCKED,  # empty passphrase
+    23: Reason.KEY_FILE_DAMAGED,
+    27: Reason.KEY_FILE_DAMAGED,  # a format or flag that this version does not know
+    29: Reason.CONFIG_INVALID,  # exclude pattern
+}
+XRAY_WRONG_PASSPHRASE: Final = 8
+"""gocryptfs-xray's exit status for a passphrase that does not open the key file."""
+
+
+def exit_reason(status: int) -> Reason:
+    """Given how gocryptfs ended before its mount was ready (negative = signal), return why."""
+    return EXITS.get(status, Reason.GOCRYPTFS_FAILED)
+
+
+def version_command(tool: str) -> list[str]:
+    return [tool, "-version"]
+
+
+def parse_version(text: str) -> tuple[int, ...] | None:
+    """Given what `gocryptfs -version` prints, return the numbers of the version, or None."""
+    match = re.match(r"gocryptfs v?(\d+(?:\.\d+)*)", text)
+    return tuple(int(number) for number in match[1].split(".")) if match else None
+
+
+def reverse_mount(tool: str, plain: Path, view: Path, *, control: Path, notify: int, exclude: Path | None = None) -> list[str]:
+    """The command that shows `plain`, with the key file in it, encrypted at `view`, in the foreground.
+
+    SIGUSR1 to process `notify` says that it is ready. With `-config` the view would lack gocryptfs.conf.
+    """
+    excluding = [f"-exclude-from={exclude}"] if exclude else []
+    return [*_mount(tool, notify), "-reverse", f"-ctlsock={control}", *excluding, "--", str(plain), str(view)]
+
+
+def names_mount(tool: str, skeleton: Path, view: Path, *, key_file: Path, notify: int) -> list[str]:
+    """As `reverse_mount` for a tree without a key file, of which only the encrypted names matter."""
+    return [*_mount(tool, notify), f"-config={key_file}", "-reverse", "--", str(skeleton), str(view)]
+
+
+def forward_mount(tool: str, sealed: str, view: Path, *, key_file: Path, notify: int) -> list[str]:
+    """The command that shows the encrypted tree `sealed` in clear at `view`, read-only, in the foreground."""
+    return [*_mount(tool, notify), f"-config={key_file}", "-ro", "--", sealed, str(view)]
+
+
+def _mount(tool: str, notify: int) -> list[str]:
+    return [tool, "-fg", "-q", "-nosyslog", "-passfile=/dev/stdin", f"-notifypid={notify}"]
+
+
+def prove_command(tool: str, key_file: Path) -> list[str]:
+    """The command that opens a key file with the passphrase on standard input. It prints the master key: discard its output."""
+    return [tool, "-dumpmasterkey", str(key_file)]
+
+
+def init_command(tool: str, plain: Path) -> list[str]:
+    """The command that makes a key file in `plain` for reverse mode, with the passphrase on standard input."""
+    return [tool, "-init", "-reverse", "-q", "-passfile=/dev/stdin", "--", str(plain)]
+
+
+def exclude_lines(patterns: tuple[str, ...]) -> bytes:
+    """Given a source's exclude patterns in .gitignore's syntax, relative to the snapshot, return the file of them for gocryptfs.
+
+    There they are relative to `plain/`.
+    """
+    return "".join(_below_backup(pattern) + "\n" for pattern in patterns).encode()
+
+
+def _below_backup(pattern: str) -> str:
+    negation, bare = ("!", pattern[1:]) if pattern.startswith("!") else ("", pattern)
+    below = bare if bare.startswith("/") else f"/**/{bare.removeprefix('**/')}"
+    return f"{negation}/{names.BACKUP_DIR}{below}"
+
+
+def plain_size(sealed: int) -> int:
+    """Given the size of an encrypted file, return that of its content: 18 bytes of header, then 32 bytes more per block of 4 KiB."""
+    if sealed <= _HEADER:
+        return 0
+    blocks = -(-(sealed - _HEADER) // (_BLOCK + _OVERHEAD))
+    return sealed - _HEADER - blocks * _OVERHEAD
+
+
+def sealed_size(plain: int) -> int:
+    """Given the size of a file, return that of its encrypted form."""
+    return plain and plain + _HEADER + -(-plain // _BLOCK) * _OVERHEAD
+
+
+def is_companion(path: bytes) -> bool:
+    """Whether an encrypted path is gocryptfs's own (key file, directory IV, long name) and stands for no entry of the tree."""
+    name = path.rpartition(b"/")[2]
+    return name in _OWN_FILES or (name.startswith(_LONG_PREFIX.encode()) and name.endswith(b".name"))
+
+
+def companions(path: str) -> list[str]:
+    """Given an encrypted path, return the files that its name needs: the IV of each directory above it, and its long names."""
+    parts = path.split("/")
+    parents = ["/".join(parts[:depth]) for depth in range(len(parts))]
+    ivs = [f"{parent}/{names.DIRIV_FILE}" if parent else names.DIRIV_FILE for parent in parents]
+    long_names = ["/".join(parts[: depth + 1]) + ".name" for depth, part in enumerate(parts) if part.startswith(_LONG_PREFIX)]
+    return ivs + long_names
+
+
+_OWN_FILES: Final = (names.DIRIV_FILE.encode(), names.TARGET_KEY_FILE.encode())

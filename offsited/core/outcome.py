@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a job can end: one word, one reason, and for each reason the exit status, the sentence and the advice."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from offsited.errors import Exit
+
+
+class Outcome(StrEnum):
+    """The one word of a finished job."""
+
+    DONE = "done"
+    PARTIAL = "partial"
+    HELD = "held"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+class Reason(StrEnum):
+    """Why a job ended as it did; open for more. On the bus and in records as this word."""
+
+    NONE = ""
+    CANCELED = "canceled"
+    INTERRUPTED = "interrupted"
+    INTERNAL = "internal"
+    UNIT_FAILED = "unit-failed"
+    TIMED_OUT = "timed-out"
+
+    LOCKED = "locked"
+    WRONG_PASSPHRASE = "wrong-passphrase"
+    KEY_FILE_DAMAGED = "key-file-damaged"
+    CONFIG_INVALID = "config-invalid"
+
+    SOURCE_MISSING = "source-missing"
+    SOURCE_MALFORMED = "source-malformed"
+    SNAPSHOT_MISSING = "snapshot-missing"
+    SNAPSHOT_OUTSIDE_ROOT = "snapshot-outside-root"
+    SNAPSHOT_SYMLINK = "snapshot-symlink"
+    SNAPSHOT_NOT_DIRECTORY = "snapshot-not-directory"
+    SNAPSHOT_EMPTY = "snapshot-empty"
+    SNAPSHOT_OLDER = "snapshot-older"
+    SNAPSHOT_FUTURE = "snapshot-future"
+    SNAPSHOT_CHANGED = "snapshot-changed"
+    SNAPSHOT_UNREADABLE = "snapshot-unreadable"
+
+    GOCRYPTFS_MISSING = "gocryptfs-missing"
+    GOCRYPTFS_TOO_OLD = "gocryptfs-too-old"
+    GOCRYPTFS_FAILED = "gocryptfs-failed"
+    VIEW_WRONG = "view-wrong"
+    VIEW_DIED = "view-died"
+    RSYNC_FAILED = "rsync-failed"
+    RSYNC_PARTIAL = "rsync-partial"
+    RSYNC_MISSING = "rsync-missing"
+
+    TARGET_ABSENT = "target-absent"
+    TARGET_UNREACHABLE = "target-unreachable"
+    TARGET_REFUSED = "target-refused"
+    HOST_KEY_UNKNOWN = "host-key-unknown"
+    HOST_KEY_CHANGED = "host-key-changed"
+    TARGET_FOREIGN = "target-foreign"
+    TARGET_UNOWNED = "target-unowned"
+    TARGET_READ_ONLY = "target-read-only"
+    TARGET_FULL = "target-full"
+    TARGET_DAMAGED = "target-damaged"
+    TARGET_EMPTY = "target-empty"
+
+    PATH_NOT_IN_BACKUP = "path-not-in-backup"
+    DESTINATION_UNUSABLE = "destination-unusable"
+    DESTINATION_OCCUPIED = "destination-occupied"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What a person is told: the sentence says what happened, `hint` what to do. `{vault}` and `{target}` are filled in."""
+
+    exit_status: Exit
+    sentence: str
+    hint: str
+
+
+_JOURNAL = "The journal says more: journalctl OFFSITED_VAULT={vault} OFFSITED_JOB={job}"
+_F, _L, _A, _C = Exit.FAILED, Exit.LOCKED, Exit.ABSENT, Exit.CONFIG
+
+ADVICE: dict[Reason, Advice] = {
+    Reason.NONE: Advice(Exit.DONE, "", ""),
+    Reason.CANCELED: Advice(_F, "the job was canceled", "Run it again when it suits: offsitectl sync {vault}"),
+    Reason.INTERRUPTED: Advice(_F, "the job was interrupted before it could record an end", "Run it again: nothing was lost. " + _JOURNAL),
+    Reason.INTERNAL: Advice(_F, "a defect in offsited ended the job", "Please report it, with what this prints: journalctl OFFSITED_VAULT={vault} OFFSITED_JOB={job}"),
+    Reason.UNIT_FAILED: Advice(_F, "systemd could not start the job, or ended it", _JOURNAL),
+    Reason.TIMED_OUT: Advice(_F, "the job made no progress and was ended", _JOURNAL),
+    Reason.LOCKED: Advice(_L, "the vault is locked", "Enter its passphrase once: offsitectl unlock {vault}"),
+    Reason.WRONG_PASSPHRASE: Advice(_L, "the passphrase does not open the vault's key file", "Try again: offsitectl unlock {vault}"),
+    Reason.KEY_FILE_DAMAGED: Advice(_C, "the vault's key file is missing or damaged", "Restore plain/.gocryptfs.reverse.conf of this vault; a target holds a copy as current/gocryptfs.conf"),
+    Reason.CONFIG_INVALID: Advice(_C, "the configuration is invalid", "See what is wrong: offsitectl check-config"),
+    Reason.SOURCE_MISSING: Advice(_F, "the file that names the newest snapshot is missing or cannot be read", "Is the file system of the snapshots mounted? Check [source] path in the vault file"),
+    Reason.SOURCE_MALFORMED: Advice(_F, "the file that names the newest snapshot does not hold one absolute path", "Look at the file that [source] path names; it must hold one absolute path on one line"),
+    Reason.SNAPSHOT_MISSING: Advice(_F, "there is no snapshot where the source says", "Is the file system of the snapshots mounted, and has the snapshot tool run?"),
+    Reason.SNAPSHOT_OUTSIDE_ROOT: Advice(_C, "the snapshot does not lie below the source's root", "If that is meant, set [source] root in the vault file"),
+    Reason.SNAPSHOT_SYMLINK: Advice(_F, "the snapshot's path leads through a symbolic link", "Name the directory itself, without symbolic links below [source] root"),
+    Reason.SNAPSHOT_NOT_DIRECTORY: Advice(_F, "the snapshot is not a directory", "Look at what [source] path names"),
+    Reason.SNAPSHOT_EMPTY: Advice(_F, "the snapshot is empty", "Is the file system of the snapshots mounted? An empty snapshot is never mirrored"),
+    Reason.SNAPSHOT_OLDER: Advice(_F, "the snapshot is older than the one last synced", "If that is meant: offsitectl sync {vault} --allow-older"),
+    Reason.SNAPSHOT_FUTURE: Advice(_F, "the snapshot is dated in the future", "Check the clock; if it is right: offsitectl sync {vault} --allow-older"),
+    Reason.SNAPSHOT_CHANGED: Advice(_F, "the snapshot changed or was pruned while it was being sent; nothing was deleted at the target", "Run it again: offsitectl sync {vault}"),
+    Reason.SNAPSHOT_UNREADABLE: Advice(_F, "something in the snapshot cannot be read", "Check the disk of the snapshots. " + _JOURNAL),
+    Reason.GOCRYPTFS_MISSING: Advice(_C, "gocryptfs cannot be run", "Install gocryptfs 2.5.1 or newer, or set [tools] gocryptfs in /etc/offsited/offsited.toml"),
+    Reason.GOCRYPTFS_TOO_OLD: Advice(_C, "gocryptfs is too old: before 2.5.1 it can lose files without an error", "Install gocryptfs 2.5.1 or newer, or set [tools] gocryptfs in /etc/offsited/offsited.toml"),
+    Reason.GOCRYPTFS_FAILED: Advice(_F, "gocryptfs did not show the encrypted view", _JOURNAL),
+    Reason.VIEW_WRONG: Advice(_F, "the encrypted view does not show the snapshot that was opened; nothing was sent", _JOURNAL),
+    Reason.VIEW_DIED: Advice(_F, "gocryptfs died while the job ran; nothing was deleted at the target", "Run it again: offsitectl sync {vault}. " + _JOURNAL),
+    Reason.RSYNC_FAILED: Advice(_F, "rsync failed; nothing was deleted at the target", _JOURNAL),
+    Reason.RSYNC_PARTIAL: Advice(_F, "rsync could not transfer everything; nothing was deleted at the target", _JOURNAL),
+    Reason.RSYNC_MISSING: Advice(_C, "rsync cannot be run, here or at the target", "Install rsync on both sides, or set [tools] rsync in /etc/offsited/offsited.toml"),
+    Reason.TARGET_ABSENT: Advice(_A, "the target's disk is not there", "Attach the disk of target {target}, then: offsitectl sync {vault} --target {target}"),
+    Reason.TARGET_UNREACHABLE: Advice(_A, "the target's host cannot be reached", "Check network, host and port of target {target}"),
+    Reason.TARGET_REFUSED: Advice(_A, "the target's host refused our ssh key", "Add the vault's public key to the remote's authorized_keys: /etc/offsited/id_{vault}.pub"),
+    Reason.HOST_KEY_UNKNOWN: Advice(_A, "the host key of the target is not known yet", "Add it to /etc/offsited/known_hosts after comparing its fingerprint (ssh-keyscan prints it, ssh-keygen -lf compares)"),
+    Reason.HOST_KEY_CHANGED: Advice(_A, "the host key of the target has CHANGED: this may be another machine", "Only if you know why: remove the old line from /etc/offsited/known_hosts and add the new one"),
+    Reason.TARGET_FOREIGN: Advice(_F, "the target belongs to another vault", "Check directory and disk of target {target} in the vault file; nothing was changed there"),
+    Reason.TARGET_UNOWNED: Advice(_F, "the target's directory is not empty and carries no owner marker", "Choose an empty directory for target {target}; nothing was changed there"),
+    Reason.TARGET_READ_ONLY: Advice(_F, "the target cannot be written to", "Check the permissions and mount options of target {target}, and its disk's health"),
+    Reason.TARGET_FULL: Advice(_F, "the target is full; nothing was deleted there", "Make room on target {target}, then: offsitectl sync {vault}"),
+    Reason.TARGET_DAMAGED: Advice(_F, "what offsited keeps at the target cannot be read", _JOURNAL),
+    Reason.TARGET_EMPTY: Advice(_F, "the target holds no backup of this vault yet", "Sync first: offsitectl sync {vault} --target {target}"),
+    Reason.PATH_NOT_IN_BACKUP: Advice(_F, "a path that was asked for is not in the backup; nothing was restored", "Paths are those of the snapshot, relative to its top"),
+    Reason.DESTINATION_UNUSABLE: Advice(_F, "the destination cannot be written to", "Choose an existing directory on a writable file system"),
+    Reason.DESTINATION_OCCUPIED: Advice(_F, "the destination already has an entry of that name; nothing was overwritten", "Choose an empty directory"),
+}  # fmt: skip
+
+
+def exit_status(outcome: Outcome, reason: Reason) -> Exit:
+    """Given how a job ended, return the exit status of the command that waited for it. `done` alone is 0."""
+    match outcome:
+        case Outcome.DONE:
+            return Exit.DONE
+        case Outcome.HELD:
+            return Exit.HELD
+        case Outcome.PARTIAL | Outcome.CANCELED:
+            return Exit.FAILED
+        case Outcome.FAILED:
+            return ADVICE[reason].exit_status or Exit.FAILED
+
+
+def parse_reason(word: str) -> Reason:
+    """Given a reason's word, return it; a word of a newer version reads as `INTERNAL`."""
+    try:
+        return Reason(word)
+    except ValueError:
+        return Reason.INTERNAL

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""rsync as values: every command line that jobs run, and what every exit status means. What it prints: core.rsync_output.
+
+Rules that hold for each command here, all measured:
+* No command both sends and deletes. `--delete` itself appears in dry runs alone; what goes is named in a list, path by path.
+* Partial and temporary files lie outside `current/`.
+* `--modify-window=-1`: whole seconds would miss a change of the same size within one second.
+
+Sources: rsync(1) of 3.5.0, upstream's errcode.h.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from offsited import names
+from offsited.core import ssh
+from offsited.core.outcome import Reason
+
+WRITING_FILES: Final = ("chown", "dac_override", "fowner", "fsetid", "mknod")
+"""Capabilities that a local receiver needs to give files their owners, modes and kinds."""
+
+_OUTPUT: Final = ("--no-human-readable", "--info=progress2", "--stats", "--out-format=%i %l %n")
+_EXACT: Final = ("-aH", "--numeric-ids", "--modify-window=-1")
+_LISTED: Final = ("-lptgoDH", "--numeric-ids", "--modify-window=-1", "--from0")
+"""As `_EXACT` without recursion, for lists of paths."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A target's directory as rsync reaches it."""
+
+    location: str
+    """A local directory, or HOST:DIRECTORY."""
+    directory: str
+    """The same directory on its own machine."""
+    options: tuple[str, ...] = ()
+    """What every transfer to or from here needs: transport, bandwidth, the user's own options."""
+    writing: tuple[str, ...] = ()
+    """What every transfer that writes here needs."""
+    capabilities: tuple[str, ...] = ()
+    """Capabilities, without cap_, that rsync keeps on this machine while it writes there."""
+
+    @property
+    def current(self) -> str:
+        return f"{self.location}/{names.CURRENT_DIR}/"
+
+    @property
+    def partial(self) -> str:
+        return f"{self.location}/{names.PARTIAL_DIR}/"
+
+    @property
+    def scratch_options(self) -> tuple[str, str]:
+        """Unfinished files go to `partial/`: they are no part of the mirror, and are taken up again after an interruption."""
+        partial = f"{self.directory}/{names.PARTIAL_DIR}"
+        return f"--temp-dir={partial}", f"--partial-dir={partial}"
+
+
+def confined(setpriv: str, capabilities: tuple[str, ...], command: list[str]) -> list[str]:
+    """Given a command, return it run as root with these capabilities and no other, setpriv(1)."""
+    kept = "".join(f",+{capability}" for capability in capabilities)
+    return [setpriv, f"--bounding-set=-all{kept}", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--", *command]
+
+
+def send(tool: str, view: Path, place: Place, *, without: str) -> list[str]:
+    """Send the whole view, except the top directory `without`. Deletes nothing."""
+    return [tool, *_EXACT, f"--exclude=/{without}", *_writing(view, place)]
+
+
+def send_listed(tool: str, view: Path, place: Place, paths: Path) -> list[str]:
+    """Send the paths of a NUL-separated list, and nothing below them."""
+    return [tool, *_LISTED, f"--files-from={paths}", *_writing(view, place)]
+
+
+def replace_listed(tool: str, view: Path, place: Place, paths: Path) -> list[str]:
+    """Send the listed paths, each in place of a directory with all below it."""
+    return [tool, *_LISTED, f"--files-from={paths}", "--force", *_writing(view, place)]
+
+
+def plan_deletions(tool: str, view: Path, place: Place, *, without: str) -> list[str]:
+    """List what the target has and the view has not. A dry run: changes nothing."""
+    only = ("--dry-run", "-rlD", "--delete", "--existing", "--ignore-existing")
+    return [tool, *only, "--out-format=%i %l %n", f"--exclude=/{without}", *place.options, f"{view}/", place.current]
+
+
+def delete_listed(tool: str, view: Path, place: Place, paths: Path) -> list[str]:
+    """Delete the listed paths, each with all below it, unless the view has them. Gives their parents the view's times again."""
+    return [tool, *_LISTED, f"--files-from={paths}", "--delete-missing-args", "--force", *_writing(view, place)]
+
+
+def delete_by_example(tool: str, example: Path, place: Place, paths: Path) -> list[str]:
+    """Delete the listed paths, each with all below it, unless the tree `example` has them. It must have their parents; only the names count."""
+    deleting = ("-d", "--no-implied-dirs", "--from0", f"--files-from={paths}", "--delete-missing-args", "--force")
+    return [tool, *deleting, *_OUTPUT, *place.options, *place.writing, f"{example}/", place.current]
+
+
+def empty_partial(tool: str, nothing: Path, place: Place) -> list[str]:
+    """Clear `partial/`, which is no part of the mirror, by the example of the empty directory `nothing`."""
+    return [tool, "-r", "--delete", *place.options, f"{nothing}/", place.partial]
+
+
+def put(tool: str, sources: list[Path], place: Place) -> list[str]:
+    """Copy files, and directories without what is below them, into the target's directory; it is made if its parent is there."""
+    return [tool, "-dpt", *place.options, *place.writing, *map(str, sources), f"{place.location}/"]
+
+
+def get_small(tool: str, place: Place, paths: Path, into: Path) -> list[str]:
+    """Fetch the listed paths that are there: regular files of at most 1 MiB, and directories without what is below them."""
+    wanted = ("-d", "--from0", f"--files-from={paths}", "--ignore-missing-args", "--max-size=1m", "--no-implied-dirs")
+    return [tool, *wanted, *place.options, f"{place.location}/", f"{into}/"]
+
+
+def list_top(tool: str, place: Place) -> list[str]:
+    """List the entries of the target's directory."""
+    return [tool, "--list-only", *place.options, f"{place.location}/"]
+
+
+def fetch(tool: str, place: Place, paths: Path, into: str) -> list[str]:
+    """Fetch the listed paths, relative to the target's directory, with all below them."""
+    listed = ("-r", "--from0", f"--files-from={paths}", "--ignore-missing-args")
+    return [tool, *_EXACT, *listed, *_OUTPUT, *place.options, f"{place.location}/", into]
+
+
+def restore(tool: str, tree: Path, into: str, paths: Path | None = None) -> list[str]:
+    """Copy a tree in clear, or its listed paths with their parents, into a directory. Holes are made where zeros are."""
+    listed = ("-r", "--from0", f"--files-from={paths}") if paths else ()
+    return [tool, *_EXACT, "-S", *listed, *_OUTPUT, f"{tree}/", into]
+
+
+def _writing(view: Path, place: Place) -> list[str]:
+    """What every transfer from the view into the mirror ends with."""
+    return [*_OUTPUT, *place.scratch_options, *place.options, *place.writing, f"{view}/", place.current]
+
+
+# --- exit statuses -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """Why rsync ended as it did; `transient` = trying again may well help."""
+
+    reason: Reason
+    transient: bool = False
+
+
+_FAILED = Meaning(Reason.RSYNC_FAILED)
+_NETWORK = Meaning(Reason.TARGET_UNREACHABLE, transient=True)
+
+_EXITS: Final[dict[int, Meaning]] = {
+    0: Meaning(Reason.NONE),
+    10: _NETWORK,  # socket I/O
+    12: Meaning(Reason.RSYNC_FAILED, transient=True),  # the other side went away
+    23: Meaning(Reason.RSYNC_PARTIAL),
+    24: Meaning(Reason.SNAPSHOT_CHANGED),  # files vanished: a snapshot does not lose files
+    30: _NETWORK,  # timeout
+    35: _NETWORK,  # timeout of the connection
+    126: Meaning(Reason.RSYNC_MISSING),
+    127: Meaning(Reason.RSYNC_MISSING),
+    255: _NETWORK,  # ssh's own status
+}
+"""What is not here is a plain failure, a signal too. Nothing but 0 is success."""
+
+
+def exit_meaning(status: int) -> Meaning:
+    """Given how rsync ended (negative = signal), return what that means."""
+    return _EXITS.get(status, _FAILED)
+
+
+def judge(status: int, complaints: str) -> Meaning:
+    """Given how rsync ended and what it and ssh wrote to standard error, return what that means."""
+    meaning = exit_meaning(status)
+    if status in _OF_THE_SHELL and (reason := ssh.meaning(complaints)):
+        return Meaning(reason, transient=reason is Reason.TARGET_UNREACHABLE)
+    if status and (reason := _receiver_trouble(complaints)):
+        return Meaning(reason)
+    return meaning
+
+
+def says_absent(complaints: str) -> bool:
+    """Whether a sender could not start because its directory is not there. Over ssh that ends as a broken connection, status 12."""
+    return bool(re.search(r"^rsync: .*change_dir .*\(2\)$", complaints, re.MULTILINE))
+
+
+_OF_THE_SHELL: Final = (1, 10, 12, 126, 127, 255)
+"""Statuses behind which the remote shell may stand."""
+
+
+def _receiver_trouble(complaints: str) -> Reason | None:
+    """What is wrong where rsync wrote. strerror's number ends each message, errno(3): 28 ENOSPC, 122 EDQUOT, 30 EROFS, 13 EACCES."""
+    if re.search(r"\((?:28|122)\)$", complaints, re.MULTILINE):
+        return Reason.TARGET_FULL
+    if re.search(r"\(30\)$|^rsync: \[(?:[Rr]eceiver|generator)\].*(?:\(13\)| mkdir .*\(2\))$", complaints, re.MULTILINE):
+        return Reason.TARGET_READ_ONLY
+    return None

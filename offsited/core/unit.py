@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The transient units of jobs, as values: systemd's property names, D-Bus signatures and values.
+
+What passes together and what breaks was measured on systemd 257; sources: systemd.exec(5), systemd.resource-control(5),
+org.freedesktop.systemd1(5). A property that a sandbox needs and that is not here was found to break the mount, FUSE or openat2(2).
+"""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from offsited import names
+from offsited.core.config import DiskTarget, SshTarget, Vault
+from offsited.core.record import JobRecord, Kind
+
+Property = tuple[str, str, object]
+"""Name, D-Bus signature, plain value."""
+
+PYTHON: Final = "/usr/bin/python3"
+WORKER: Final = (PYTHON, "-I", "-m", "offsited.worker")
+
+_CAPABILITY_BITS: Final = {
+    "CHOWN": 0, "DAC_OVERRIDE": 1, "DAC_READ_SEARCH": 2, "FOWNER": 3, "FSETID": 4, "SETPCAP": 8, "LINUX_IMMUTABLE": 9,
+    "SYS_ADMIN": 21, "SYS_RESOURCE": 24, "MKNOD": 27, "SETFCAP": 31,
+}  # fmt: skip
+_MOUNTING: Final = ("SYS_ADMIN", "DAC_READ_SEARCH", "SETPCAP")
+_WRITING_FILES: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD")
+_RESTORING: Final = ("SETFCAP", "LINUX_IMMUTABLE", "SYS_RESOURCE")
+
+_SECOND: Final = 1_000_000
+WATCHDOG_USEC: Final = 300 * _SECOND
+STOP_USEC: Final = 60 * _SECOND
+
+
+@dataclass(frozen=True)
+class UnitSpec:
+    """One transient service. Descriptors are handed over beside it."""
+
+    name: str
+    properties: tuple[Property, ...]
+
+
+def capability_mask(capabilities: tuple[str, ...]) -> int:
+    """Given capability names without CAP_, return the bit mask of capabilities(7)."""
+    return sum(1 << _CAPABILITY_BITS[name] for name in capabilities)
+
+
+def job_unit(record: JobRecord, vault: Vault, target: DiskTarget | SshTarget, directory: str) -> UnitSpec:
+    """The unit of one job. `directory` is the vault's directory below /var/lib/offsited, the one place it may write beside its target."""
+    return UnitSpec(
+        record.unit,
+        (
+            ("Description", "s", description(record)),
+            ("Type", "s", "notify"),
+            ("NotifyAccess", "s", "main"),
+            ("ExecStart", "a(sasb)", [(PYTHON, [*WORKER, record.kind.value, record.vault, record.target, str(record.job)], False)]),
+            ("AddRef", "b", True),
+            ("WatchdogUSec", "t", WATCHDOG_USEC),
+            ("TimeoutStartUSec", "t", 120 * _SECOND),
+            ("TimeoutStopUSec", "t", STOP_USEC),
+            ("KillMode", "s", "mixed"),
+            ("Nice", "i", 5),
+            ("RuntimeDirectory", "as", [names.runtime_directory(record.unit)]),
+            ("RuntimeDirectoryMode", "u", 0o700),
+            ("ReadWritePaths", "as", [directory]),
+            ("LogExtraFields", "aay", _journal_fields(record)),
+            ("CapabilityBoundingSet", "t", capability_mask(_capabilities(record.kind, target))),
+            ("DevicePolicy", "s", "closed"),
+            ("DeviceAllow", "a(ss)", _devices(record.kind, target)),
+            ("PrivateNetwork", "b", isinstance(target, DiskTarget)),
+            ("RestrictAddressFamilies", "(bas)", (True, _families(target))),
+            ("PrivateTmp", "b", not _below(vault.source.root, "/tmp", "/var/tmp")),  # noqa: S108
+            ("SystemCallFilter", "(bas)", (True, ["@system-service", "@mount"])),
+            *_SANDBOX,
+        ),
+    )
+
+
+def prove_unit(vault: str) -> UnitSpec:
+    """The short unit that opens a vault's key file with the passphrase on its standard input. Its exit status is the answer."""
+    return UnitSpec(
+        names.prove_unit(vault),
+        (
+            ("Description", "s", f"offsited: proving the passphrase of vault {vault}"),
+            ("Type", "s", "exec"),
+            ("ExecStart", "a(sasb)", [(PYTHON, [*WORKER, "prove", vault], False)]),
+            ("AddRef", "b", True),
+            ("RuntimeMaxUSec", "t", 60 * _SECOND),
+            ("StandardOutput", "s", "null"),
+            ("LogExtraFields", "aay", [f"{names.FIELD_VAULT}={vault}".encode()]),
+            ("CapabilityBoundingSet", "t", 0),
+            ("DevicePolicy", "s", "closed"),
+            ("PrivateNetwork", "b", True),
+            ("RestrictAddressFamilies", "(bas)", (True, ["AF_UNIX"])),
+            ("PrivateTmp", "b", True),
+            ("SystemCallFilter", "(bas)", (True, ["@system-service"])),
+            *_SANDBOX,
+        ),
+    )
+
+
+def ask_unit(vault: Vault) -> UnitSpec:
+    """The short unit that runs a vault's `passphrase_command`; a memfd takes its standard output."""
+    return UnitSpec(
+        f"offsited-ask-{vault.name}.service",
+        (
+            ("Description", "s", f"offsited: asking the passphrase command of vault {vault.name}"),
+            ("Type", "s", "exec"),
+            ("ExecStart", "a(sasb)", [(vault.passphrase_command[0], list(vault.passphrase_command), False)]),
+            ("AddRef", "b", True),
+            ("RuntimeMaxUSec", "t", 60 * _SECOND),
+            ("LogExtraFields", "aay", [f"{names.FIELD_VAULT}={vault.name}".encode()]),
+            ("CollectMode", "s", "inactive-or-failed"),
+            ("Slice", "s", names.SLICE),
+            ("LimitCORE", "t", 0),
+            ("UMask", "u", 0o077),
+        ),
+    )
+
+
+def description(record: JobRecord) -> str:
+    """What `systemctl status` shows; also how a job is told from another one of the same unit name."""
+    return f"offsited job {record.job}: {record.kind} of vault {record.vault}, target {record.target}"
+
+
+def _journal_fields(record: JobRecord) -> list[bytes]:
+    fields = {names.FIELD_VAULT: record.vault, names.FIELD_TARGET: record.target, names.FIELD_JOB: str(record.job)}
+    return [f"{name}={value}".encode() for name, value in fields.items()]
+
+
+def _capabilities(kind: Kind, target: DiskTarget | SshTarget) -> tuple[str, ...]:
+    """What the worker needs at most; rsync and ssh get less (core.rsync)."""
+    if kind is Kind.RESTORE:
+        return _MOUNTING + _WRITING_FILES + _RESTORING
+    return _MOUNTING + (_WRITING_FILES if isinstance(target, DiskTarget) else ())
+
+
+def _devices(kind: Kind, target: DiskTarget | SshTarget) -> list[tuple[str, str]]:
+    devices = [("/dev/fuse", "rw")]
+    if isinstance(target, DiskTarget):
+        devices.append((target.device, "rw"))
+    if isinstance(target, DiskTarget) or kind is Kind.RESTORE:
+        devices += [("block-*", "m"), ("char-*", "m")]
+    return devices
+
+
+def _families(target: DiskTarget | SshTarget) -> list[str]:
+    return ["AF_UNIX"] if isinstance(target, DiskTarget) else ["AF_UNIX", "AF_INET", "AF_INET6"]
+
+
+def _below(path: str, *parents: str) -> bool:
+    return any(PurePosixPath(path).is_relative_to(parent) for parent in parents)
+
+
+_SANDBOX: Final[tuple[Property, ...]] = (
+    ("CollectMode", "s", "inactive-or-failed"),
+    ("Slice", "s", names.SLICE),
+    ("SyslogIdentifier", "s", "offsited-worker"),
+    ("PrivateMounts", "b", True),
+    ("ProtectSystem", "s", "strict"),
+    ("ProtectHome", "s", "read-only"),
+    ("NoNewPrivileges", "b", True),
+    ("ProtectKernelTunables", "b", True),
+    ("ProtectKernelModules", "b", True),
+    ("ProtectKernelLogs", "b", True),
+    ("ProtectControlGroups", "b", True),
+    ("ProtectClock", "b", True),
+    ("ProtectHostname", "b", True),
+    ("ProtectProc", "s", "invisible"),
+    ("PrivateIPC", "b", True),
+    ("LockPersonality", "b", True),
+    ("RestrictRealtime", "b", True),
+    ("MemoryDenyWriteExecute", "b", True),
+    ("RestrictNamespaces", "t", 0),
+    ("SystemCallArchitectures", "as", ["native"]),
+    ("KeyringMode", "s", "private"),
+    ("LimitCORE", "t", 0),
+    ("UMask", "u", 0o077),
+)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The page that `status` shows. Pure: situations and a moment in, coloured lines out.
+
+Whoever prints strips the colours where none are wanted.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import tzinfo
+from typing import Final
+
+import click
+
+from offsited import names
+from offsited.core.outcome import ADVICE, Outcome, parse_reason
+from offsited.ctl import meter, words
+from offsited.ctl.objects import Job, JobEnd, Target, Vault
+
+_COLOURS: Final = {
+    Outcome.DONE: "green",
+    Outcome.PARTIAL: "yellow",
+    Outcome.HELD: "yellow",
+    Outcome.CANCELED: "yellow",
+    Outcome.FAILED: "red",
+}
+
+
+@dataclass(frozen=True)
+class Situation:
+    """One vault at one moment."""
+
+    vault: Vault
+    last: JobEnd | None
+    """The last sync that ended."""
+    next_run: int | None
+    """When its timer fires next, 0 = active without a date, None = no timer is active."""
+
+    def as_json(self) -> dict[str, object]:
+        return {**self.vault.as_json(), "last": self.last.as_json() if self.last else None, "next_run": self.next_run}
+
+
+def page(situations: list[Situation], invalid: list[str], now: int, zone: tzinfo | None = None) -> list[str]:
+    """Given the vaults as they are at `now`, and the names of invalid vault files, return the lines."""
+    if not situations and not invalid:
+        return ["There is no vault yet. Make one: sudo offsitectl init NAME --source KIND:PATH --target NAME=SPEC"]
+    lines: list[str] = []
+    for situation in situations:
+        lines += [*([""] if lines else []), *_vault(situation, now, zone)]
+    for name in invalid:
+        lines.append(f"{_bold(words.printable(name))}  {click.style('invalid', fg='red')}: see what is wrong: sudo offsitectl check-config")
+    return lines
+
+
+def _vault(situation: Situation, now: int, zone: tzinfo | None) -> Iterator[str]:
+    vault = situation.vault
+    yield f"{_bold(words.printable(vault.name))}  {click.style('locked', fg='yellow') if vault.locked else 'unlocked'}"
+    if vault.job is not None:
+        yield f"  running   {_course(vault.job)}, {meter.describe(vault.job)}"
+    width = max((len(target.name) for target in vault.targets), default=0)
+    for target in vault.targets:
+        yield from _target(target, width, now, zone)
+    if situation.last is not None:
+        yield f"  last      {_last(situation.last, now, zone)}"
+    yield f"  next      {_next(situation, now, zone)}"
+    yield from (f"  to do     {line}" for line in to_do(vault))
+
+
+def to_do(vault: Vault) -> list[str]:
+    """What waits for a person: the command to type, or what the last outcome's reason advises."""
+    lines = [f"offsitectl unlock {vault.name}"] if vault.locked else []
+    for target in vault.targets:
+        if target.last_outcome in {"", Outcome.DONE}:
+            continue
+        hint = ADVICE[parse_reason(target.last_reason)].hint.format(vault=vault.name, target=target.name, job=vault.last_job)
+        lines += [f"{target.name}: {hint}"] if hint else []
+    return [words.printable(line) for line in lines]
+
+
+def _target(target: Target, width: int, now: int, zone: tzinfo | None) -> Iterator[str]:
+    name = words.printable(target.name).ljust(width)
+    state = f", {words.printable(target.state)}" if target.state not in {"", "unknown"} else ""
+    yield f"  target    {name}  {words.printable(target.kind)}{state}{', default' if target.default else ''}: {_holding(target, now, zone)}"
+    if target.last_outcome:
+        yield f"            {' ' * width}  last sync {outcome(target.last_outcome, target.last_reason)}"
+
+
+def _holding(target: Target, now: int, zone: tzinfo | None) -> str:
+    if not target.commit_job:
+        return "holds no snapshot yet"
+    dated = (
+        f"of {words.moment(target.snapshot_dated, zone)} ({words.age(target.snapshot_dated, now)})"
+        if target.snapshot_dated
+        else "without a date"
+    )
+    confirmed = f"{words.moment(target.confirmed, zone)} ({words.ago(target.confirmed, now)})" if target.confirmed else "never"
+    return f"snapshot {dated}, confirmed {confirmed}"
+
+
+def outcome(word: str, reason: str) -> str:
+    """An outcome, coloured, with the sentence of its reason."""
+    sentence = ADVICE[parse_reason(reason)].sentence
+    coloured = click.style(words.printable(word), fg=_COLOURS[Outcome(word)]) if word in set(Outcome) else words.printable(word)
+    return f"{coloured}: {sentence}" if sentence and word != Outcome.DONE else coloured
+
+
+def _last(end: JobEnd, now: int, zone: tzinfo | None) -> str:
+    return f"{_course(end)}, {words.moment(end.ended, zone)} ({words.ago(end.ended, now)}): {outcome(end.outcome, '')}"
+
+
+def _course(job: Job | JobEnd) -> str:
+    return f"job {job.job}: {words.printable(job.kind)} {'from' if job.kind == 'restore' else 'to'} {words.printable(job.target)}"
+
+
+def _next(situation: Situation, now: int, zone: tzinfo | None) -> str:
+    match situation.next_run:
+        case None:
+            return f"no timer; start one: sudo systemctl enable --now {names.sync_timer(situation.vault.name)}"
+        case 0:
+            return "timer active, no date set"
+        case then:
+            return f"{words.moment(then, zone)} ({words.ago(then, now)})"
+
+
+def _bold(text: str) -> str:
+    return click.style(text, bold=True)

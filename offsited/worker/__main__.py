@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a job's unit runs: `python3 -I -m offsited.worker sync|restore VAULT TARGET JOB`, or `prove VAULT`."""
+
+import sys
+from collections.abc import Sequence
+
+from offsited.core.record import Kind
+from offsited.errors import Exit
+from offsited.store import Store
+from offsited.worker import job
+from offsited.worker.prove import prove
+from offsited.worker.restore import restore
+from offsited.worker.sync import sync
+
+_BODIES = {Kind.SYNC: sync, Kind.RESTORE: restore}
+
+
+def main(arguments: Sequence[str], store: Store) -> int:
+    """Given the command line without the program's name, do what it says and return the exit status."""
+    match arguments:
+        case ["prove", vault]:
+            return prove(store, vault)
+        case [kind, vault, target, number] if kind in set(Kind) and number.isdecimal():
+            record = store.vault_files(vault).read_record(int(number))
+            if record is None or (record.kind, record.target) != (kind, target):
+                print(f"job {number} of vault {vault} has no record of this kind and target", file=sys.stderr)
+                return Exit.FAILED
+            return job.run(record, store, _BODIES[record.kind])
+        case _:
+            print(__doc__, file=sys.stderr)
+            return Exit.USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], Store()))

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A target on a local file system: mounted by the job, in its own mount namespace, never a bare directory by mistake."""
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from offsited.core import rsync
+from offsited.core.config import DiskTarget
+from offsited.core.outcome import Reason
+from offsited.core.rsync import Place
+from offsited.errors import JobFailed
+from offsited.worker import mounts, process
+from offsited.worker.job import Job
+
+_OPTIONS: Final = "nosuid,nodev,noexec,noatime"
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
+_BUSY: Final = 32
+"""mount(8): failure; among others, EBUSY when the file system is already mounted writable elsewhere and is asked for read-only."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A mounted disk target. Its directory is shown at `point`, which is not there as long as the directory is not."""
+
+    place: Place
+    root: Path
+    path: str
+    point: Path
+
+    async def make_directory(self) -> None:
+        """Make the directory, with its parents in the disk's file system, if it is missing. Raise JobFailed."""
+        if not self.point.exists():
+            await asyncio.to_thread(self._show, _open_or_make, writing=True)
+
+    async def flush(self) -> None:
+        """syncfs(2)."""
+        await asyncio.to_thread(mounts.flush, self.point)
+
+    def show(self, *, writing: bool) -> None:
+        """Show the directory if it is there. Raise JobFailed."""
+        if writing and os.statvfs(self.root).f_flag & os.ST_RDONLY:
+            raise JobFailed(Reason.TARGET_READ_ONLY, "the kernel mounted it read-only")
+        self._show(_open_if_there, writing=writing)
+
+    def _show(self, opening: Callable[[int, str], int | None], *, writing: bool) -> None:
+        top = os.open(self.root, _DIRECTORY | os.O_CLOEXEC)
+        try:
+            directory = opening(top, self.path)
+            if directory is not None:
+                self.point.mkdir(mode=0o700)
+                mounts.bind(directory, self.point, read_only=not writing)
+                os.close(directory)
+        except OSError as error:
+            raise JobFailed(_REFUSALS.get(error.errno or 0, Reason.TARGET_UNOWNED), f"{self.path} on the disk: {error.strerror}") from error
+        finally:
+            os.close(top)
+
+
+async def reach(job: Job, target: DiskTarget, *, writing: bool) -> Disk:
+    """Mount the target's file system. Changes nothing there.
+
+    Raise JobFailed: the disk is absent, cannot be mounted or written to, or its directory leads through a symbolic link.
+    """
+    if not await asyncio.to_thread(Path(target.device).is_block_device):
+        raise JobFailed(Reason.TARGET_ABSENT, target.device)
+    root, point = job.runtime / "disk", job.runtime / "target"
+    await _mount(job.tools.mount, target.device, root, writing=writing)
+    options = (*((f"--bwlimit={target.bandwidth}",) if target.bandwidth else ()), *target.rsync_options)
+    disk = Disk(Place(str(point), str(point), options, capabilities=rsync.WRITING_FILES), root, target.directory, point)
+    await asyncio.to_thread(disk.show, writing=writing)
+    return disk
+
+
+async def _mount(tool: str, device: str, point: Path, *, writing: bool) -> None:
+    """Mount a file system. A restore asks for a read-only one; where the host has the same file system mounted writable, the kernel
+    allows no such second one, and the bind of the directory alone makes it read-only."""
+    await asyncio.to_thread(point.mkdir, mode=0o700)
+    tries = [_OPTIONS] if writing else [f"ro,{_OPTIONS}", _OPTIONS]
+    for options in tries:
+        ended = await process.run([tool, "-o", options, "--", device, str(point)])
+        if ended.status != _BUSY:
+            break
+    if ended.status or mounts.find(point) is None:
+        raise JobFailed(Reason.TARGET_ABSENT, f"{device} cannot be mounted: {ended.complaints}")
+
+
+def _open_if_there(top: int, path: str) -> int | None:
+    try:
+        return mounts.open_beneath(top, path, _DIRECTORY)
+    except FileNotFoundError:
+        return None
+
+
+def _open_or_make(top: int, path: str) -> int:
+    """Open a directory below `top`, made with its parents where missing."""
+    directory = os.dup(top)
+    for name in PurePosixPath(path).parts:
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=directory)
+            below = mounts.open_beneath(directory, name, _DIRECTORY)
+        finally:
+            os.close(directory)
+        directory = below
+    return directory
+
+
+_REFUSALS: Final = {
+    errno.ENOSPC: Reason.TARGET_FULL,
+    errno.EROFS: Reason.TARGET_READ_ONLY,
+    errno.EACCES: Reason.TARGET_READ_ONLY,
+    errno.EIO: Reason.TARGET_READ_ONLY,
+}

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The life of one job: its inputs, its start and end on record, cancellation. What it does is in sync and restore."""
+
+import asyncio
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offsited import names
+from offsited.core import config
+from offsited.core.outcome import Outcome, Reason, exit_status
+from offsited.core.record import JobRecord, Options
+from offsited.errors import ConfigInvalid, JobFailed, NoSuchTarget, NoSuchVault
+from offsited.store import Store, VaultFiles
+from offsited.worker.report import Report
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a job works with."""
+
+    number: int
+    options: Options
+    vault: config.Vault
+    target: config.DiskTarget | config.SshTarget
+    tools: config.Tools
+    files: VaultFiles
+    known_hosts: Path
+    runtime: Path
+    """The unit's own directory below /run: mount points and small files, gone with the unit."""
+    report: Report
+    key: int = 0
+    """Descriptor of the passphrase: standard input. Handed to gocryptfs, never read."""
+
+
+Body = Callable[[Job], Coroutine[Any, Any, None]]
+
+
+def run(record: JobRecord, store: Store, body: Body) -> int:
+    """Run a job to its recorded end, and return the worker's exit status."""
+    report = Report(store.vault_files(record.vault), record)
+    report.begin()
+    outcome, reason = asyncio.run(_supervised(report, store, body))
+    report.end(outcome, reason)
+    return exit_status(outcome, reason)
+
+
+async def _supervised(report: Report, store: Store, body: Body) -> tuple[Outcome, Reason]:
+    async with report.speaking():
+        try:
+            await _until_cancelled(body(_prepare(report, store)))
+        except asyncio.CancelledError:
+            return Outcome.CANCELED, Reason.CANCELED
+        except JobFailed as error:
+            report.remark(error.detail)
+            return Outcome.FAILED, Reason(error.reason)
+        except (ConfigInvalid, NoSuchVault, NoSuchTarget) as error:
+            report.remark(error.message)
+            return Outcome.FAILED, Reason.CONFIG_INVALID
+        except Exception as error:
+            # Whatever it is, the job's end must be on record.
+            traceback.print_exc(file=sys.stderr)
+            report.remark(repr(error))
+            return Outcome.FAILED, Reason.INTERNAL
+    return Outcome.DONE, Reason.NONE
+
+
+async def _until_cancelled(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`; the first SIGTERM cancels it, and further ones do not disturb its tidying up."""
+    task = asyncio.create_task(work)
+    loop = asyncio.get_running_loop()
+    cancelled = False
+
+    def cancel_once() -> None:
+        nonlocal cancelled
+        if not cancelled:
+            cancelled = True
+            task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, cancel_once)
+    await task
+
+
+def _prepare(report: Report, store: Store) -> Job:
+    """Raise ConfigInvalid, NoSuchVault or NoSuchTarget if the configuration changed since the job was asked for."""
+    record = report.record
+    vault = store.read_vault(record.vault)
+    target = vault.find_target(record.target)
+    if target is None:
+        raise NoSuchTarget(f"vault {vault.name} has no target {record.target}")
+    return Job(
+        number=record.job,
+        options=record.options,
+        vault=vault,
+        target=target,
+        tools=store.read_settings().tools,
+        files=store.vault_files(record.vault),
+        known_hosts=store.etc / names.KNOWN_HOSTS,
+        runtime=Path(os.environ["RUNTIME_DIRECTORY"].partition(":")[0]),
+        report=report,
+    )

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The mount system calls that Python lacks, by descriptor: openat2(2), open_tree(2), mount_setattr(2), move_mount(2), syncfs(2).
+
+Everything happens in the job's own mount namespace, which the kernel takes away with the job: nothing here is ever undone.
+"""
+
+import ctypes
+import errno
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
+"""System call numbers; the same on every architecture since Linux 5.1, but for alpha."""
+
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08
+_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 0x04
+_ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_NOEXEC = 0x1, 0x2, 0x4, 0x8
+_MS_PRIVATE = 1 << 18
+
+_TRIES: Final = 16
+"""openat2(2) answers EAGAIN when something was renamed while it resolved."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd"))
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of /proc/self/mountinfo, proc_pid_mountinfo(5)."""
+
+    point: bytes
+    file_system: str
+    source: bytes
+
+
+def open_beneath(directory: int, path: str, flags: int) -> int:
+    """Open a path that lies below an open directory and leads through no symbolic link. Raise OSError: EXDEV it leads out, ELOOP a link."""
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
+    for _ in range(_TRIES):
+        try:
+            return _call(_OPENAT2, ctypes.c_long(directory), os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how)))
+        except BlockingIOError:
+            continue
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+
+
+def bind(directory: int, point: Path, *, read_only: bool) -> None:
+    """Show an open directory at `point`, without what is mounted below it; no devices, no programs, no set-id bits. Raise OSError.
+
+    Not `read_only`: writable even where the unit's own sandbox made the mount of the directory read-only.
+    """
+    tree = _call(_OPEN_TREE, ctypes.c_long(directory), b"", ctypes.c_ulong(_AT_EMPTY_PATH | _OPEN_TREE_CLONE | os.O_CLOEXEC))
+    try:
+        attributes = _ATTR_NOSUID | _ATTR_NODEV | _ATTR_NOEXEC | (_ATTR_RDONLY if read_only else 0)
+        wanted = _MountAttr(attributes, 0 if read_only else _ATTR_RDONLY, _MS_PRIVATE, 0)
+        size = ctypes.c_size_t(ctypes.sizeof(wanted))
+        _call(_MOUNT_SETATTR, ctypes.c_long(tree), b"", ctypes.c_ulong(_AT_EMPTY_PATH), ctypes.byref(wanted), size)
+        flags = ctypes.c_ulong(_MOVE_MOUNT_F_EMPTY_PATH)
+        _call(_MOVE_MOUNT, ctypes.c_long(tree), b"", ctypes.c_long(_AT_FDCWD), os.fsencode(point), flags)
+    finally:
+        os.close(tree)
+
+
+def flush(directory: Path) -> None:
+    """Bring everything of the file system that holds `directory` to its disk. Raise OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(descriptor) < 0:
+            raise _last_error()
+    finally:
+        os.close(descriptor)
+
+
+def find(point: Path) -> Mount | None:
+    """Return what is mounted at `point` on top, as this process sees it, or None. Never touches the mounted file system."""
+    wanted = os.fsencode(point)
+    mounts = [mount for line in Path("/proc/self/mountinfo").read_bytes().splitlines() if (mount := _parse(line)).point == wanted]
+    return mounts[-1] if mounts else None
+
+
+def _parse(line: bytes) -> Mount:
+    head, _, tail = line.partition(b" - ")
+    file_system, source, *_ = tail.split(b" ")
+    return Mount(_unescaped(head.split(b" ")[4]), file_system.decode("ascii", "replace"), _unescaped(source))
+
+
+def _unescaped(text: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes((int(match[1], 8),)), text)
+
+
+def _call(number: int, *arguments: object) -> int:
+    result = int(_libc.syscall(ctypes.c_long(number), *arguments))
+    if result < 0:
+        raise _last_error()
+    return result
+
+
+def _last_error() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))

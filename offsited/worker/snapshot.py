@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Finding and opening the snapshot of a job. The names and dates themselves are judged in core.snapshot."""
+
+import errno
+import glob
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from offsited.core import snapshot as text
+from offsited.core.config import Source
+from offsited.core.outcome import Reason
+from offsited.errors import JobFailed
+from offsited.worker import mounts
+from offsited.worker.report import now
+
+_REFUSALS: Final = {
+    errno.ENOENT: Reason.SNAPSHOT_MISSING,
+    errno.ELOOP: Reason.SNAPSHOT_SYMLINK,
+    errno.EXDEV: Reason.SNAPSHOT_OUTSIDE_ROOT,
+    errno.ENOTDIR: Reason.SNAPSHOT_NOT_DIRECTORY,
+}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An open snapshot. Whatever becomes of its path, `descriptor` stays this directory."""
+
+    descriptor: int
+    name: str
+    """Its last path component, printable."""
+    dated: int
+    """By its name; microseconds since the epoch, 0 = undated."""
+    opened: int
+    device: int
+    inode: int
+
+
+def open_newest(source: Source, *, last: int, any_age: bool) -> Snapshot:
+    """Open what the source resolves to, without following a symbolic link below its root.
+
+    `last` is the date of the snapshot committed last, 0 = none; `any_age` = an older or a future one will do.
+    Raise JobFailed if there is none, or one that must not be synced.
+    """
+    relative = _resolve(source)
+    dated = text.date_of(relative)
+    if not any_age:
+        text.check_age(dated, last, now())
+    name = PurePosixPath(relative).name or PurePosixPath(source.root).name
+    descriptor = _open(source.root, relative)
+    status = os.fstat(descriptor)
+    return Snapshot(descriptor, text.printable(name), dated, now(), status.st_dev, status.st_ino)
+
+
+def _resolve(source: Source) -> str:
+    """The snapshot's path relative to the root."""
+    match source.kind:
+        case "lastdst":
+            return text.below_root(text.parse_lastdst(_read_lastdst(source.path)), source.root)
+        case "newest":
+            return _newest(source)
+        case "path":
+            return text.below_root(source.path, source.root, itself=True)
+
+
+def _newest(source: Source) -> str:
+    """Symbolic links are no candidates: one named `latest` beside the snapshots must not win."""
+    directories = (path for path in glob.iglob(source.path) if os.path.isdir(path) and not os.path.islink(path))
+    found = text.newest(text.below_root(path, source.root) for path in directories)
+    if found is None:
+        raise JobFailed(Reason.SNAPSHOT_MISSING, f"no directory matches {source.path}")
+    return found
+
+
+def _read_lastdst(path: str) -> bytes:
+    """The file's bytes, one more than may be. A fifo, a device or a link put in its place is refused, and cannot make us wait."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise JobFailed(Reason.SOURCE_MISSING, str(error)) from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise JobFailed(Reason.SOURCE_MALFORMED, f"{path} is not a regular file")
+        return file.read(text.LASTDST_MAX + 2)
+
+
+def _open(root: str, relative: str) -> int:
+    try:
+        top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise JobFailed(Reason.SNAPSHOT_MISSING, str(error)) from None
+    try:
+        descriptor = mounts.open_beneath(top, relative, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise JobFailed(_REFUSALS.get(error.errno or 0, Reason.SNAPSHOT_UNREADABLE), f"{root}/{relative}: {error.strerror}") from None
+    finally:
+        os.close(top)
+    if not _has_entries(descriptor):
+        raise JobFailed(Reason.SNAPSHOT_EMPTY, f"{root}/{relative}")
+    return descriptor
+
+
+def _has_entries(directory: int) -> bool:
+    with os.scandir(directory) as entries:
+        return next(entries, None) is not None

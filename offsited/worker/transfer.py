@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Running rsync: confined, its progress told, its end judged, and tried again where that can help."""
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+from offsited.core import config, rsync
+from offsited.core.outcome import Reason
+from offsited.core.progress import Progress
+from offsited.core.rsync_output import Item, Running, Tally, parse_line, parse_wire_bytes
+from offsited.errors import JobFailed
+from offsited.worker import process
+from offsited.worker.process import Listener
+from offsited.worker.report import Report
+
+_Result = TypeVar("_Result")
+
+PAUSES: Final = (5.0, 30.0)
+"""Seconds before the second and the third try after a fault of the network."""
+_DETAIL_LINES: Final = 20
+
+
+class TransferFailed(JobFailed):
+    """rsync did not exit 0."""
+
+    def __init__(self, status: int, complaints: str) -> None:
+        self.meaning = rsync.judge(status, complaints)
+        self.status = status
+        self.complaints = complaints
+        last = "\n".join(complaints.splitlines()[-_DETAIL_LINES:])
+        super().__init__(self.meaning.reason, f"rsync ended with status {status}\n{last}".strip())
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """All transfers of one job, with what they did in all."""
+
+    tools: config.Tools
+    runtime: Path
+    report: Report
+    tally: Tally = field(default_factory=Tally)
+
+    async def run(self, command: list[str], *, capabilities: tuple[str, ...] = (), on_line: Listener | None = None) -> None:
+        """Run an rsync command with these capabilities alone. Raise TransferFailed."""
+        if not os.access(self.tools.rsync, os.X_OK):
+            raise JobFailed(Reason.RSYNC_MISSING, self.tools.rsync)
+        confined = rsync.confined(self.tools.setpriv, capabilities, command)
+        ended = await process.run(confined, on_line=on_line)
+        if ended.status:
+            raise TransferFailed(ended.status, ended.complaints)
+
+    async def counted(self, command: list[str], start: Progress, *, capabilities: tuple[str, ...], sealed: bool = True) -> None:
+        """As `run`, told as the progress of a phase that `start` begins, and added to the tally."""
+        self.report.progress(start)
+        listener = _Counter(self, start, sealed=sealed)
+        await self.run(command, capabilities=capabilities, on_line=listener)
+
+    def list_file(self, paths: Iterable[bytes]) -> Path:
+        """Return a new file of these paths, each ended by NUL, for rsync's --files-from."""
+        descriptor, name = tempfile.mkstemp(prefix="paths-", dir=self.runtime)
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(path + b"\0" for path in paths)
+        return Path(name)
+
+
+class _Counter:
+    """Listens to one rsync."""
+
+    def __init__(self, transfers: Transfers, start: Progress, *, sealed: bool) -> None:
+        self._transfers = transfers
+        self._progress = start
+        self._sealed = sealed
+
+    def __call__(self, line: bytes) -> None:
+        match parse_line(line):
+            case Running(bytes_done, entries_done):
+                self._tell(bytes_done, entries_done)
+            case Item() as item:
+                self._transfers.tally.take(item, sealed=self._sealed)
+            case None:
+                self._transfers.tally.wire_bytes += parse_wire_bytes(line)
+
+    def _tell(self, bytes_done: int, entries_done: int) -> None:
+        """Lines without a count of entries come while a long file travels."""
+        entries = entries_done or self._progress.entries_done
+        self._progress = replace(self._progress, bytes_done=bytes_done, entries_done=entries)
+        self._transfers.report.progress(self._progress)
+
+
+async def patiently(attempt: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Await `attempt()`, again after each of PAUSES while it fails for what may pass. Raise the last TransferFailed."""
+    for pause in PAUSES:
+        try:
+            return await attempt()
+        except TransferFailed as failure:
+            if not failure.meaning.transient:
+                raise
+            print(f"rsync ended with status {failure.status}; trying again in {pause:.0f} seconds", file=sys.stderr, flush=True)
+            await asyncio.sleep(pause)
+    return await attempt()

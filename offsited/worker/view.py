@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""gocryptfs as a supervised child: a mount that lives as long as a `with` block, and whose death ends what is done in it."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from offsited.core import gocryptfs
+from offsited.core.outcome import Reason
+from offsited.errors import JobFailed
+from offsited.worker import mounts, process
+from offsited.worker.process import Child, Ended
+
+_Result = TypeVar("_Result")
+
+_READY_WITHIN: Final = 120.0
+"""Seconds; deriving the key takes most of them where memory is short."""
+_ANSWER_WITHIN: Final = 60.0
+"""Seconds for one look through a mount. A hung one must not hang the job for ever."""
+
+
+async def require(tool: str) -> None:
+    """Raise JobFailed unless gocryptfs can be run and is new enough."""
+    lines: list[bytes] = []
+    try:
+        await process.run(gocryptfs.version_command(tool), on_line=lines.append)
+    except OSError as error:
+        raise JobFailed(Reason.GOCRYPTFS_MISSING, f"{tool}: {error.strerror}") from None
+    version = gocryptfs.parse_version(b"\n".join(lines).decode("utf-8", "replace"))
+    if version is None:
+        raise JobFailed(Reason.GOCRYPTFS_MISSING, f"{tool} does not say its version")
+    if version < gocryptfs.MINIMUM:
+        raise JobFailed(Reason.GOCRYPTFS_TOO_OLD, f"{tool} is {'.'.join(map(str, version))}")
+
+
+class View:
+    """A live gocryptfs mount."""
+
+    def __init__(self, point: Path, child: Child, death: asyncio.Task[Ended]) -> None:
+        self.point = point
+        self._child = child
+        self._death = death
+
+    async def guard(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Return what `work` returns. If gocryptfs dies first, end `work` and raise JobFailed: what it saw is not to be trusted."""
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task, self._death}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not task.done():
+                await _cancel(task)
+        if await self._died(task):
+            raise JobFailed(Reason.VIEW_DIED, f"gocryptfs ended with status {self._death.result().status}")
+        return task.result()
+
+    async def _died(self, task: asyncio.Task[_Result]) -> bool:
+        """rsync may fail for gocryptfs's death before we hear of that: give it a moment."""
+        if task.cancelled() or task.exception() is not None:
+            await asyncio.wait({self._death}, timeout=1)
+        return self._death.done()
+
+    async def look(self, looking: Callable[[], _Result]) -> _Result:
+        """Run a function that touches the mount in a thread, and not for ever. Raise OSError, or JobFailed if there is no answer."""
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(looking), _ANSWER_WITHIN)
+        except TimeoutError:
+            raise JobFailed(Reason.VIEW_WRONG, "gocryptfs does not answer") from None
+
+
+@contextlib.asynccontextmanager
+async def mounted(command: Sequence[str], point: Path, file_system: str, *, key: int) -> AsyncIterator[View]:
+    """Run a mounting gocryptfs with the passphrase from descriptor `key`, and yield its mount at `point` once it is ready.
+
+    Raise JobFailed if it does not get that far. Afterwards gocryptfs is ended in order.
+    """
+    await asyncio.to_thread(point.mkdir, mode=0o700)
+    with _ready_signal() as ready:
+        child = await Child.start(command, on_line=_relay, stdin=key, group=False)
+        death = asyncio.create_task(child.wait())
+        try:
+            await _await_mount(ready, death, point, file_system)
+            yield View(point, child, death)
+        finally:
+            await child.end()
+            await _cancel(death)
+
+
+async def _await_mount(ready: asyncio.Event, death: asyncio.Task[Ended], point: Path, file_system: str) -> None:
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait({waiting, death}, timeout=_READY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if death.done():
+        ended = death.result()
+        raise JobFailed(gocryptfs.exit_reason(ended.status), f"gocryptfs ended with status {ended.status}: {ended.complaints}")
+    mount = mounts.find(point)
+    if not ready.is_set() or mount is None or mount.file_system != file_system:
+        raise JobFailed(Reason.GOCRYPTFS_FAILED, f"no {file_system} was mounted within {_READY_WITHIN:.0f} seconds")
+
+
+@contextlib.contextmanager
+def _ready_signal() -> Iterator[asyncio.Event]:
+    """gocryptfs's -notifypid sends SIGUSR1 once the mount is there."""
+    ready = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, ready.set)
+    try:
+        yield ready
+    finally:
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+
+async def encrypt_path(control: Path, path: str) -> str:
+    """Given gocryptfs's control socket and a path below `plain/` in UTF-8, return its path in the view. Touches neither tree."""
+    reader, writer = await asyncio.open_unix_connection(control)
+    try:
+        writer.write(json.dumps({"EncryptPath": path}).encode())
+        async with asyncio.timeout(_ANSWER_WITHIN):
+            answer = json.loads(await reader.readuntil(b"\n"))
+    except (OSError, ValueError, asyncio.IncompleteReadError) as error:
+        raise JobFailed(Reason.GOCRYPTFS_FAILED, f"control socket: {error!r}") from error
+    finally:
+        writer.close()
+    if answer.get("ErrNo") or not answer.get("Result"):
+        raise JobFailed(Reason.GOCRYPTFS_FAILED, f"control socket: {answer.get('ErrText')}")
+    return str(answer["Result"])
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
+
+
+def _relay(line: bytes) -> None:
+    sys.stderr.buffer.write(line + b"\n")
+    sys.stderr.buffer.flush()
