@@ -121,6 +121,10 @@ class VaultFiles:
         except (OSError, ValidationError):
             return None
 
+    def remove_record(self, job: int) -> None:
+        """Forget a job that never began."""
+        (self.jobs / f"{job}.json").unlink(missing_ok=True)
+
     def job_ids(self) -> list[int]:
         """The numbers of all jobs with a record, newest first."""
         try:

@@ -11,6 +11,7 @@ from typing import Final
 
 from offsited import names
 from offsited.core.config import DiskTarget, SshTarget, Vault
+from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind
 
 Property = tuple[str, str, object]
@@ -38,6 +39,35 @@ class UnitSpec:
 
     name: str
     properties: tuple[Property, ...]
+
+
+@dataclass(frozen=True)
+class UnitEnd:
+    """How a unit ended, as systemd tells it. A unit that is gone reads as success there; here it is not `known`."""
+
+    known: bool
+    result: str
+    """systemd.exec(5), $SERVICE_RESULT; "gone" for a unit that systemd does not know any more."""
+    exit_status: int
+    """Of the main process; -1 if not known."""
+    exited: bool
+    """Whether the main process exited, rather than being killed by a signal."""
+
+
+def concluded(record: JobRecord, end: UnitEnd, now: int) -> JobRecord:
+    """Given a job's record and how its unit ended, return the record with an end.
+
+    What the worker recorded stands. A worker that could not record an end has failed, whatever systemd makes of its unit.
+    """
+    if record.outcome is not None:
+        return record
+    if end.result in {"timeout", "watchdog"}:
+        reason = Reason.TIMED_OUT
+    elif not record.started and end.known:
+        reason = Reason.UNIT_FAILED
+    else:
+        reason = Reason.INTERRUPTED
+    return record.model_copy(update={"outcome": Outcome.FAILED, "reason": reason.value, "ended": now, "detail": f"unit: {end.result}"})
 
 
 def capability_mask(capabilities: tuple[str, ...]) -> int:
@@ -69,7 +99,7 @@ def job_unit(record: JobRecord, vault: Vault, target: DiskTarget | SshTarget, di
             ("DeviceAllow", "a(ss)", _devices(record.kind, target)),
             ("PrivateNetwork", "b", isinstance(target, DiskTarget)),
             ("RestrictAddressFamilies", "(bas)", (True, _families(target))),
-            ("PrivateTmp", "b", not _below(vault.source.root, "/tmp", "/var/tmp")),  # noqa: S108
+            ("PrivateTmp", "b", record.kind is not Kind.RESTORE and not _below(vault.source.root, "/tmp", "/var/tmp")),  # noqa: S108
             ("SystemCallFilter", "(bas)", (True, ["@system-service", "@mount"])),
             *_SANDBOX,
         ),

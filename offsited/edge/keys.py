@@ -75,6 +75,11 @@ class KeyStore:
                 stored[vault] = descriptor
         return cls(stored)
 
+    check = staticmethod(check)
+    empty = staticmethod(empty)
+    seal = staticmethod(seal)
+    reopen = staticmethod(reopen)
+
     def vaults(self) -> frozenset[str]:
         """Vaults whose passphrase is known."""
         return frozenset(self._descriptors)
@@ -89,7 +94,7 @@ class KeyStore:
         self.drop(vault)
         own = reopen(descriptor)
         self._remember(vault, own)
-        sd.notify(f"FDSTORE=1\nFDNAME={names.KEY_FD_PREFIX}{vault}", False, 0, [own])
+        sd.notify(f"FDSTORE=1\nFDNAME={names.KEY_FD_PREFIX}{vault}", unset_environment=False, pid=0, fds=[own])
 
     def drop(self, vault: str) -> None:
         """Forget a vault's passphrase, here and at systemd."""

@@ -5,9 +5,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from offsited.core.unit import Property, UnitSpec
+from offsited.core.unit import Property, UnitEnd, UnitSpec
 from offsited.edge.bus import Bus, BusError, Signal, Variant, Watch
-from offsited.engine import UnitEnd
 from offsited.errors import Busy, Failed, Internal
 
 SERVICE: Final = "org.freedesktop.systemd1"
@@ -93,6 +92,12 @@ class Unit:
         except BusError:
             return
 
+    async def abandon(self) -> None:
+        """Stop following a unit that we hold no reference to."""
+        if self._watch is not None:
+            await self._watch.close()
+            self._watch = None
+
 
 def _end(unit: Mapping[str, Any], service: Mapping[str, Any]) -> UnitEnd:
     """A unit that is gone reads as success: LoadState tells."""
@@ -103,13 +108,6 @@ def _end(unit: Mapping[str, Any], service: Mapping[str, Any]) -> UnitEnd:
         exit_status=int(service.get("ExecMainStatus", 0)) if known else -1,
         exited=known and service.get("ExecMainCode") == 1,
     )
-
-
-    async def abandon(self) -> None:
-        """Stop following a unit that we hold no reference to."""
-        if self._watch is not None:
-            await self._watch.close()
-            self._watch = None
 
 
 class Systemd:
@@ -149,7 +147,7 @@ class Systemd:
                 SERVICE, ROOT, MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", spec.name, "fail", properties, [], fds=descriptors
             )
         except BusError as error:
-            self.forget(unit)
+            self.forget(spec.name)
             await unit.abandon()
             if error.name == _UNIT_EXISTS:
                 raise Busy(f"{spec.name} runs already") from None
@@ -192,10 +190,9 @@ class Systemd:
             if error.name != _NO_SUCH_UNIT:
                 raise Internal(f"systemd could not stop {unit}: {error.name}") from error
 
-    def forget(self, unit: Unit) -> None:
+    def forget(self, unit: str) -> None:
         """The unit has ended and its result was read."""
-        if self._units.get(unit.name) is unit:
-            del self._units[unit.name]
+        self._units.pop(unit, None)
 
 
 def _with_descriptors(

@@ -84,7 +84,7 @@ class Server:
             return self._objects.answer(message.path, message.member, _arguments(message))
         with self._admission.working(user):
             interactive = bool(message.flags & Flag.ALLOW_INTERACTIVE_AUTHORIZATION)
-            call = Call(message.sender, interactive, message.path, target.interface, message.member, message.fds)
+            call = Call(message.sender, user, interactive, message.path, target.interface, message.member, message.fds)
             return await target.export.call(call, message.member, _arguments(message))
 
     def _answer(self, message: Message, reply: Message) -> None:

@@ -40,6 +40,8 @@ class Call:
 
     sender: str
     """The caller's unique name."""
+    user: int
+    """The user id behind it, as the bus knows it."""
     interactive: bool
     """ALLOW_INTERACTIVE_AUTHORIZATION was set: polkit may ask the user."""
     path: str

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The verbs of the daemon. Whoever calls one is authorised already."""
+
+import asyncio
+import logging
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from offsited import names
+from offsited.core import unit
+from offsited.core.config import DiskTarget, SshTarget
+from offsited.core.record import JobRecord, Kind, Options
+from offsited.core.unit import UnitEnd
+from offsited.engine.jobs import Job, Jobs, now
+from offsited.engine.known import KnownVault
+from offsited.engine.outside import Announcer, Disks, Keys, Units
+from offsited.errors import (
+    Busy,
+    ConfigInvalid,
+    Exit,
+    Failed,
+    InvalidArgs,
+    Locked,
+    NoSuchJob,
+    NoSuchTarget,
+    NoSuchVault,
+    WrongPassphrase,
+)
+from offsited.store import Store
+
+_log = logging.getLogger(__name__)
+
+PATHS_MAX: Final = 64 << 20
+"""Bytes of a list of paths to restore."""
+
+
+class Engine:
+    """All vaults, their keys and their jobs."""
+
+    def __init__(self, store: Store, units: Units, keys: Keys, disks: Disks, announcer: Announcer) -> None:
+        self._store = store
+        self._units = units
+        self._keys = keys
+        self._disks = disks
+        self._announcer = announcer
+        self._vaults: dict[str, KnownVault] = {}
+        self._invalid: tuple[str, ...] = ()
+        self._starting: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._numbering = asyncio.Lock()
+        self.jobs = Jobs(units, announcer, self._job_ended)
+
+    # --- what is known ---------------------------------------------------------------------------------------------
+
+    @property
+    def invalid(self) -> tuple[str, ...]:
+        """Names of vault files that cannot be used."""
+        return self._invalid
+
+    def vault(self, name: str) -> KnownVault:
+        """Return a vault. Raise NoSuchVault, or ConfigInvalid for one whose file is invalid."""
+        if name in self._vaults:
+            return self._vaults[name]
+        if name in self._invalid:
+            raise ConfigInvalid(f"the configuration of vault {name} is invalid", hint="See what is wrong: offsitectl check-config")
+        raise NoSuchVault(f"there is no vault {name!r}", hint="See the vaults: offsitectl list")
+
+    def vaults(self) -> tuple[KnownVault, ...]:
+        """All vaults, by name."""
+        return tuple(self._vaults[name] for name in sorted(self._vaults))
+
+    def locked(self, vault: str) -> bool:
+        """Whether a passphrase must be entered before a job can run."""
+        return vault not in self._keys.vaults()
+
+    def present(self, target: DiskTarget) -> bool:
+        """Whether a disk target's file system is there."""
+        return self._disks.present(target)
+
+    async def record(self, number: int) -> JobRecord:
+        """Return a job's record. Raise NoSuchJob."""
+        for name in self._known_names():
+            record = await asyncio.to_thread(self._store.vault_files(name).read_record, number)
+            if record is not None:
+                return record
+        raise NoSuchJob(f"no job {number} is on record")
+
+    def _known_names(self) -> list[str]:
+        return sorted({*self._vaults, *self._invalid})
+
+    # --- configuration ---------------------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Read the configuration and the records, and take up the jobs that an earlier daemon left."""
+        await self.reload()
+        for name in self._known_names():
+            files = self._store.vault_files(name)
+            for record in await asyncio.to_thread(lambda: [found for found in files.records() if found.outcome is None]):  # noqa: B023
+                await self.jobs.adopt(record, files)
+
+    async def reload(self) -> None:
+        """Read the configuration again. A vault that is as it was stays; a running job keeps what it started with."""
+        found, invalid = await asyncio.to_thread(self._read)
+        for vault in self.vaults():
+            if found.get(vault.name) is None or found[vault.name].config != vault.config or found[vault.name].id != vault.id:
+                del self._vaults[vault.name]
+                self._announcer.vault_removed(vault)
+        for name in sorted(found.keys() - self._vaults.keys()):
+            self._vaults[name] = found[name]
+            self._announcer.vault_added(found[name])
+        if invalid != self._invalid:
+            self._invalid = invalid
+            self._announcer.invalid_changed()
+
+    def _read(self) -> tuple[dict[str, KnownVault], tuple[str, ...]]:
+        found: dict[str, KnownVault] = {}
+        invalid = []
+        for name in self._store.vault_names():
+            try:
+                found[name] = KnownVault.learn(self._store.read_vault(name), self._store.vault_files(name))
+            except (ConfigInvalid, NoSuchVault) as error:
+                invalid.append(name)
+                _log.error("%s", error.message, extra={names.FIELD_VAULT: name})
+        return found, tuple(invalid)
+
+    # --- the key ---------------------------------------------------------------------------------------------------
+
+    async def unlock(self, vault: str, descriptor: int) -> None:
+        """Prove a passphrase and keep it. Raise InvalidArgs, WrongPassphrase, ConfigInvalid, Busy or Failed."""
+        self.vault(vault)
+        self._keys.check(descriptor)
+        await self._prove(vault, descriptor)
+        self._unlocked(vault, descriptor)
+
+    def lock(self, vault: str) -> None:
+        """Forget a vault's passphrase. A job that runs has its own."""
+        self.vault(vault)
+        self._keys.drop(vault)
+        _log.info("vault %s is locked", vault, extra={names.FIELD_VAULT: vault})
+        self._announcer.vault_changed(self._vaults[vault], "Locked")
+
+    def _unlocked(self, vault: str, descriptor: int) -> None:
+        self._keys.keep(vault, descriptor)
+        _log.info("vault %s is unlocked", vault, extra={names.FIELD_VAULT: vault})
+        if vault in self._vaults:
+            self._announcer.vault_changed(self._vaults[vault], "Locked")
+
+    async def _prove(self, vault: str, descriptor: int) -> None:
+        with _closing(self._keys.reopen(descriptor)) as key:
+            end = await self._run(unit.prove_unit(vault), stdin=key)
+        status = end.exit_status if end.exited else Exit.FAILED
+        if status == Exit.LOCKED:
+            raise WrongPassphrase(f"this passphrase does not open vault {vault}")
+        if status == Exit.CONFIG:
+            raise ConfigInvalid(
+                f"the key file of vault {vault} is missing or damaged, or gocryptfs is not installed",
+                hint=f"See: journalctl {names.FIELD_VAULT}={vault}",
+            )
+        if status != Exit.DONE:
+            raise Failed(f"the passphrase of vault {vault} could not be tried: {end.result}", hint="See: journalctl -u offsited")
+
+    async def _key(self, vault: KnownVault) -> int:
+        """Return a descriptor of the vault's passphrase, if need be from its command. Raise Locked."""
+        key = self._keys.open(vault.name)
+        if key is None and vault.config.passphrase_command:
+            await self._unlock_by_command(vault)
+            key = self._keys.open(vault.name)
+        if key is None:
+            raise Locked(f"vault {vault.name} is locked", hint=f"Enter its passphrase once: offsitectl unlock {vault.name}")
+        return key
+
+    async def _unlock_by_command(self, vault: KnownVault) -> None:
+        with _closing(self._keys.empty()) as memfd:
+            end = await self._run(unit.ask_unit(vault.config), stdout=memfd)
+            if not end.exited or end.exit_status != 0:
+                raise Locked(
+                    f"the passphrase command of vault {vault.name} failed", hint=f"See: journalctl {names.FIELD_VAULT}={vault.name}"
+                )
+            self._keys.seal(memfd)
+            try:
+                self._keys.check(memfd)
+            except InvalidArgs as error:
+                raise Locked(f"the passphrase command of vault {vault.name} printed no passphrase: {error.message}") from None
+            await self._prove(vault.name, memfd)
+            self._unlocked(vault.name, memfd)
+
+    async def _run(self, spec: unit.UnitSpec, *, stdin: int | None = None, stdout: int | None = None) -> UnitEnd:
+        """Run a short unit to its end."""
+        started = await self._units.start(spec, lambda _text: None, stdin, {}, stdout)
+        try:
+            return await started.ended()
+        finally:
+            self._units.forget(spec.name)
+
+    # --- jobs ------------------------------------------------------------------------------------------------------
+
+    async def sync(self, name: str, target: str, options: Options) -> Job:
+        """Start a sync. Raise Locked, Busy, NoSuchTarget, ConfigInvalid or Failed."""
+        async with self._starting[name]:
+            vault = self.vault(name)
+            wanted = _find_target(vault, target)
+            running = self.jobs.writing(name)
+            if running is not None:
+                raise Busy(f"job {running.number} writes to vault {name}", hint=f"Follow it: offsitectl monitor {name}")
+            job = await self._start(vault, wanted, Kind.SYNC, options, {})
+            self._announcer.vault_changed(vault, "Job")
+            return job
+
+    async def restore(self, name: str, target: str, destination: int, paths: int) -> Job:
+        """Start a restore into an open directory. Raise Locked, NoSuchTarget, InvalidArgs, ConfigInvalid or Failed."""
+        vault = self.vault(name)
+        wanted = _find_target(vault, target)
+        if not stat.S_ISDIR(os.fstat(destination).st_mode):
+            raise InvalidArgs("the destination is not a directory")
+        listed = os.fstat(paths)
+        if not stat.S_ISREG(listed.st_mode) or listed.st_size > PATHS_MAX:
+            raise InvalidArgs(f"the paths must come in a regular file or memfd of at most {PATHS_MAX} bytes")
+        return await self._start(vault, wanted, Kind.RESTORE, Options(), {names.DESTINATION_FD: destination, names.PATHS_FD: paths})
+
+    async def cancel(self, name: str) -> None:
+        """End the job that writes to a vault. Raise NoSuchJob if none runs."""
+        job = self.jobs.writing(self.vault(name).name)
+        if job is None:
+            raise NoSuchJob(f"no job writes to vault {name}")
+        await self.jobs.cancel(job)
+
+    async def _start(
+        self, vault: KnownVault, target: DiskTarget | SshTarget, kind: Kind, options: Options, extra: Mapping[str, int]
+    ) -> Job:
+        with _closing(await self._key(vault)) as key:
+            async with self._numbering:
+                number = await asyncio.to_thread(self._store.next_job)
+            writes = kind is Kind.SYNC
+            record = JobRecord(
+                job=number,
+                kind=kind,
+                vault=vault.name,
+                target=target.name,
+                options=options,
+                unit=names.job_unit(vault.name) if writes else names.reader_unit(kind, vault.name, number),
+                requested=now(),
+            )
+            spec = unit.job_unit(record, vault.config, target, str(vault.files.directory))
+            return await self.jobs.start(record, vault.files, spec, key, extra)
+
+    def _job_ended(self, job: Job, record: JobRecord) -> None:
+        """Learn from a job's end. The vault may have gone from the configuration meanwhile."""
+        vault = self._vaults.get(record.vault)
+        if vault is None or not job.writes:
+            return
+        vault.take(record)
+        vault.files.prune_records(vault.kept)
+        self._announcer.vault_changed(vault, "Job", "LastJob", "LastOutcome", "LastReason")
+        changed = ("State", "CommitJob", "SnapshotDated", "Confirmed", "LastOutcome", "LastReason")
+        self._announcer.target_changed(vault, record.target, *changed)
+
+    def disks_changed(self) -> None:
+        """Block devices have come or gone."""
+        for vault in self.vaults():
+            for target in vault.config.target:
+                if isinstance(target, DiskTarget):
+                    self._announcer.target_changed(vault, target.name, "State")
+
+
+def _find_target(vault: KnownVault, name: str) -> DiskTarget | SshTarget:
+    target = vault.config.find_target(name)
+    if target is None:
+        raise NoSuchTarget(f"vault {vault.name} has no target {name!r}", hint=f"See the targets: offsitectl status {vault.name}")
+    return target
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
