@@ -149,4 +149,4 @@ def _tree(top: type[OffsitedError]) -> list[type[OffsitedError]]:
     return [found for child in top.__subclasses__() for found in (child, *_tree(child))]
 
 
-_BY_BUS_NAME = {found.bus_name: found for found in _tree(OffsitedError) if found not in (JobFailed,)}
+_BY_BUS_NAME = {found.bus_name: found for found in _tree(OffsitedError) if found is not JobFailed}

@@ -14,11 +14,12 @@ the directory. One writer at a time: a job's record belongs to the daemon until 
 """
 
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -29,7 +30,9 @@ from offsited.errors import ConfigInvalid, NoSuchVault
 
 _Parsed = TypeVar("_Parsed")
 
-JOBS_KEPT = 1000
+_RECORD: Final = re.compile(r"[1-9][0-9]{0,18}\.json")
+
+JOBS_KEPT: Final = 1000
 """Records of older jobs are dropped, except each target's last good one."""
 
 
@@ -128,7 +131,7 @@ class VaultFiles:
     def job_ids(self) -> list[int]:
         """The numbers of all jobs with a record, newest first."""
         try:
-            found = [int(entry.stem) for entry in self.jobs.iterdir() if entry.suffix == ".json" and entry.stem.isdigit()]
+            found = [int(entry.stem) for entry in self.jobs.iterdir() if _RECORD.fullmatch(entry.name)]
         except FileNotFoundError:
             return []
         return sorted(found, reverse=True)
@@ -172,7 +175,8 @@ class Store:
         try:
             text = _read_text(path)
         except FileNotFoundError:
-            raise NoSuchVault(f"there is no vault {name!r}", hint=f"See the vaults: offsitectl list. Make one: offsitectl init {name} ...") from None
+            hint = f"See the vaults: offsitectl list. Make one: offsitectl init {name} ..."
+            raise NoSuchVault(f"there is no vault {name!r}", hint=hint) from None
         return _located(path, lambda: config.parse_vault(name, text))
 
     def read_settings(self) -> config.Settings:
@@ -191,9 +195,9 @@ class Store:
         """Take the next job number. Never one that a record already has, even if the counter was lost."""
         serial = self.var / "serial"
         try:
-            last = int(serial.read_text("ascii"))
+            last = max(int(serial.read_text("ascii")), 0)
         except (OSError, ValueError):
-            last = max((job for name in self.vault_names() for job in self.vault_files(name).job_ids()), default=0)
+            last = max((job for vault in (self.var / names.VAULTS).glob("*") for job in VaultFiles(vault).job_ids()), default=0)
         write_whole(serial, f"{last + 1}\n".encode())
         return last + 1
 

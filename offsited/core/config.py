@@ -6,6 +6,7 @@ Text in, value or `ConfigInvalid` out; nothing here touches a file.
 
 import re
 import tomllib
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal, Self
 
@@ -20,13 +21,23 @@ REFUSED_RSYNC_OPTIONS: Final = (
     "--ignore-errors", "--ignore-missing-args", "--force", "--remove-source-files", "--remove-sent-files", "--dry-run", "--list-only",
     "--backup", "--suffix", "--files-from", "--from0", "--exclude", "--include", "--filter", "--cvs-exclude", "--partial-dir", "--temp-dir",
     "--delay-updates", "--write-batch", "--only-write-batch", "--read-batch", "--rsh", "--daemon", "--config", "--server", "--sender",
-    "--copy-links", "--copy-unsafe-links", "--safe-links", "--munge-links", "--copy-dirlinks", "--keep-dirlinks", "--no-", "--relative",
-    "--chown", "--chmod", "--usermap", "--groupmap", "--copy-as", "--out-format", "--log-file", "--log-format", "--info", "--debug", "--quiet",
-    "--verbose", "--stats", "--progress", "--max-delete", "--max-size", "--min-size", "--update", "--prune-empty-dirs", "--dirs", "--fuzzy",
-    "--compare-dest", "--copy-dest", "--link-dest", "--stop-after", "--stop-at", "--trust-sender", "--password-file", "--early-input",
-    "--secluded-args", "--protect-args", "--iconv", "--checksum-seed", "--modify-window", "--open-noatime", "--help", "--version",
+    "--copy-links", "--copy-unsafe-links", "--safe-links", "--munge-links", "--copy-dirlinks", "--keep-dirlinks", "--insecure-links",
+    "--no-", "--relative", "--archive", "--recursive", "--dirs", "--old-d", "--drop-D", "--copy-devices", "--write-devices", "--omit-",
+    "--chown", "--chmod", "--usermap", "--groupmap", "--copy-as", "--confine-root", "--out-format", "--log-file", "--log-format",
+    "--itemize-changes", "--info", "--debug", "--quiet", "--verbose", "--stats", "--stderr", "--msgs2stderr", "--progress",
+    "--human-readable", "--max-delete", "--max-size", "--min-size", "--update", "--prune-empty-dirs", "--fuzzy",
+    "--compare-dest", "--copy-dest", "--link-dest", "--stop-after", "--stop-at", "--time-limit", "--trust-sender", "--password-file",
+    "--early-input", "--secluded-args", "--protect-args", "--iconv", "--checksum-seed", "--modify-window", "--open-noatime",
+    "--remote-option", "--help", "--version",
 )  # fmt: skip
 """Prefixes of what a user may not add: each would delete, skip, rename, reread or hide something that the design counts on."""
+
+_VALUED_RSYNC_OPTIONS: Final = frozenset({
+    "--address", "--block-size", "--bwlimit", "--cc", "--checksum-choice", "--compress-choice", "--compress-level", "--compress-threads",
+    "--contimeout", "--max-alloc", "--outbuf", "--port", "--protocol", "--rsync-path", "--skip-compress", "--sockopts", "--timeout",
+    "--zc", "--zl", "--zt",
+})  # fmt: skip
+"""Without `=` each takes the next argument for its value. That would be the view: rsync lists what is left, and exits 0."""
 
 
 def _name(text: str) -> str:
@@ -68,10 +79,20 @@ def _host(text: str) -> str:
 
 def _rsync_option(text: str) -> str:
     option = text.removeprefix("-M").removeprefix("--remote-option=")
-    if not option.startswith("--") and option != "-z":
+    if not re.match(r"--\w", option) and option != "-z":
         raise ValueError(f"{text!r}: only long options (--name or --name=value) and -z may be given")
-    if any(option.startswith(refused) for refused in REFUSED_RSYNC_OPTIONS):
+    if option.startswith(REFUSED_RSYNC_OPTIONS):
         raise ValueError(f"{text!r} is refused: it would delete, skip or hide what offsited must see")
+    if option in _VALUED_RSYNC_OPTIONS:
+        raise ValueError(f"{text!r}: the value must follow in the same word, as in {text}=VALUE")
+    if text.startswith("--fake-super"):
+        raise ValueError(f"{text!r} is refused: a restore would not see what it hides; -M--fake-super is for hosts without root")
+    return text
+
+
+def _pattern(text: str) -> str:
+    if not text.strip("! ") or text.startswith("#") or re.search(r"[\0\n\r]", text):
+        raise ValueError("must be a pattern as in .gitignore: one line, not empty, no comment")
     return text
 
 
@@ -101,7 +122,7 @@ class Source(_Table):
     path: AbsolutePath
     """lastdst: a file holding one absolute path. newest: a pattern of directories. path: the directory."""
     root: AbsolutePath = ""
-    exclude: tuple[str, ...] = Field(default=(), strict=False)
+    exclude: tuple[Annotated[str, AfterValidator(_pattern)], ...] = Field(default=(), strict=False)
 
     @model_validator(mode="after")
     def _fill_root(self) -> Self:
@@ -119,11 +140,8 @@ def _default_root(kind: str, path: str) -> str:
     pure = PurePosixPath(path)
     if kind == "path":
         return path
-    fixed = [part for part in pure.parent.parts]
-    for index, part in enumerate(fixed):
-        if kind == "newest" and any(char in part for char in "*?["):
-            fixed = fixed[:index]
-            break
+    parts = pure.parent.parts
+    fixed = takewhile(lambda part: kind != "newest" or not any(char in part for char in "*?["), parts)
     return str(PurePosixPath(*fixed))
 
 
@@ -184,11 +202,13 @@ class Vault(_Table):
     limits: Limits = Limits()
     reconcile: Duration = "30d"
     passphrase_command: tuple[str, ...] = Field(default=(), strict=False)
-    target: tuple[Target, ...] = Field(min_length=1, strict=False)
+    target: tuple[Target, ...] = Field(strict=False)
 
     @model_validator(mode="after")
     def _targets_agree(self) -> Self:
         names = [target.name for target in self.target]
+        if not names:
+            raise ValueError("there must be a [[target]]")
         if len(set(names)) < len(names):
             raise ValueError("two targets have the same name")
         if sum(target.default for target in self.target) > 1:
@@ -266,7 +286,7 @@ def parse_settings(text: str) -> Settings:
 def _document(text: str) -> dict[str, object]:
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # plain ValueError: a number of more digits than Python converts
         raise ConfigInvalid(f"not valid TOML: {error}") from None
 
 

@@ -96,15 +96,15 @@ def init_command(tool: str, plain: Path) -> list[str]:
 def exclude_lines(patterns: tuple[str, ...]) -> bytes:
     """Given a source's exclude patterns in .gitignore's syntax, relative to the snapshot, return the file of them for gocryptfs.
 
-    There they are relative to `plain/`.
+    There they are relative to `plain/`. As in gitignore(5), a slash that is not the last character ties a pattern to the top.
     """
     return "".join(_below_backup(pattern) + "\n" for pattern in patterns).encode()
 
 
 def _below_backup(pattern: str) -> str:
     negation, bare = ("!", pattern[1:]) if pattern.startswith("!") else ("", pattern)
-    below = bare if bare.startswith("/") else f"/**/{bare.removeprefix('**/')}"
-    return f"{negation}/{names.BACKUP_DIR}{below}"
+    anchored = "/" in bare[:-1]
+    return f"{negation}/{names.BACKUP_DIR}/{bare.removeprefix('/') if anchored else '**/' + bare}"
 
 
 def plain_size(sealed: int) -> int:

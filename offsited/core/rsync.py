@@ -90,7 +90,10 @@ def delete_listed(tool: str, view: Path, place: Place, paths: Path) -> list[str]
 
 
 def delete_by_example(tool: str, example: Path, place: Place, paths: Path) -> list[str]:
-    """Delete the listed paths, each with all below it, unless the tree `example` has them. It must have their parents; only the names count."""
+    """Delete the listed paths, each with all below it, unless the tree `example` has them.
+
+    It must have their parents; only the names count.
+    """
     deleting = ("-d", "--no-implied-dirs", "--from0", f"--files-from={paths}", "--delete-missing-args", "--force")
     return [tool, *deleting, *_OUTPUT, *place.options, *place.writing, f"{example}/", place.current]
 
@@ -169,12 +172,11 @@ def exit_meaning(status: int) -> Meaning:
 
 def judge(status: int, complaints: str) -> Meaning:
     """Given how rsync ended and what it and ssh wrote to standard error, return what that means."""
-    meaning = exit_meaning(status)
+    if status and (reason := _receiver_trouble(complaints)):  # first: when it gives up, the sender complains of a broken pipe
+        return Meaning(reason)
     if status in _OF_THE_SHELL and (reason := ssh.meaning(complaints)):
         return Meaning(reason, transient=reason is Reason.TARGET_UNREACHABLE)
-    if status and (reason := _receiver_trouble(complaints)):
-        return Meaning(reason)
-    return meaning
+    return exit_meaning(status)
 
 
 def says_absent(complaints: str) -> bool:

@@ -42,7 +42,7 @@ class Item:
 
 _RUNNING: Final = re.compile(rb" *(\d+) +\d+% .*?(?:\(xfr#\d+, (?:to|ir)-chk=(\d+)/(\d+)\))?\s*")
 _ITEM: Final = re.compile(rb"([<>ch.][fdLDS][a-zA-Z+.? ]{9}|\*deleting  ) (\d+) (.+)")
-_ESCAPE: Final = re.compile(rb"\\#(\d{3})")
+_ESCAPE: Final = re.compile(rb"\\#([0-3][0-7]{2})")
 _OBSTACLE: Final = re.compile(r"could not make way for (?:new )?[a-z ]+: (.+)")
 _STATISTIC: Final = re.compile(r"(Total bytes sent|Total bytes received): (\d+)")
 
@@ -111,7 +111,7 @@ class Tally:
 
 
 def _unescaped(path: bytes) -> bytes:
-    return _ESCAPE.sub(lambda match: bytes((int(match[1], 8) & 0xFF,)), path)
+    return _ESCAPE.sub(lambda match: bytes((int(match[1], 8),)), path)
 
 
 def _parents(path: bytes) -> set[bytes]:

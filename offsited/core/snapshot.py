@@ -42,8 +42,7 @@ def below_root(path: str, root: str, *, itself: bool = False) -> str:
 
     Raise JobFailed if the path does not lie below the root.
     """
-    pure = PurePosixPath(os.path.normpath(path))
-    top = PurePosixPath(os.path.normpath(root))
+    pure, top = (PurePosixPath("/" + os.path.normpath(text).lstrip("/")) for text in (path, root))
     if not pure.is_relative_to(top) or (pure == top and not itself):
         raise JobFailed(Reason.SNAPSHOT_OUTSIDE_ROOT, f"{path} does not lie below {root}")
     return str(pure.relative_to(top))
@@ -59,7 +58,8 @@ def date_of(path: str) -> int:
 
 def newest(paths: Iterable[str]) -> str | None:
     """Given relative paths, return the one dated last (among equals the last by name), or None if there is none."""
-    return max(paths, key=lambda path: (date_of(path), os.fsencode(path)), default=None)
+    dated = [(date_of(path), os.fsencode(path), path) for path in paths]
+    return max(dated)[2] if dated else None
 
 
 def check_age(dated: int, last: int, now: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from offsited import names
-from offsited.core.config import DiskTarget, SshTarget, Vault
+from offsited.core.config import DiskTarget, Source, SshTarget, Vault
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind
 
@@ -99,7 +99,7 @@ def job_unit(record: JobRecord, vault: Vault, target: DiskTarget | SshTarget, di
             ("DeviceAllow", "a(ss)", _devices(record.kind, target)),
             ("PrivateNetwork", "b", isinstance(target, DiskTarget)),
             ("RestrictAddressFamilies", "(bas)", (True, _families(target))),
-            ("PrivateTmp", "b", record.kind is not Kind.RESTORE and not _below(vault.source.root, "/tmp", "/var/tmp")),  # noqa: S108
+            ("PrivateTmp", "b", record.kind is not Kind.RESTORE and not _in_tmp(vault.source)),
             ("SystemCallFilter", "(bas)", (True, ["@system-service", "@mount"])),
             *_SANDBOX,
         ),
@@ -178,8 +178,9 @@ def _families(target: DiskTarget | SshTarget) -> list[str]:
     return ["AF_UNIX"] if isinstance(target, DiskTarget) else ["AF_UNIX", "AF_INET", "AF_INET6"]
 
 
-def _below(path: str, *parents: str) -> bool:
-    return any(PurePosixPath(path).is_relative_to(parent) for parent in parents)
+def _in_tmp(source: Source) -> bool:
+    """Whether PrivateTmp would hide the snapshot, or the file that names it."""
+    return any(PurePosixPath(path).is_relative_to(tmp) for path in (source.root, source.path) for tmp in ("/tmp", "/var/tmp"))  # noqa: S108
 
 
 _SANDBOX: Final[tuple[Property, ...]] = (

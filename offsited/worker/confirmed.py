@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What one target is known to hold: the files in `state/targets/T/`.
 
-    commit.json     the commit last confirmed there, in clear
-    sealed.json     where it lies there and what it looks like encrypted, so that it can be recognised without the key
-    tree/           what goes to the target beside the snapshot; bound at plain/offsited
+commit.json     the commit last confirmed there, in clear
+sealed.json     where it lies there and what it looks like encrypted, so that it can be recognised without the key
+tree/           what goes to the target beside the snapshot; bound at plain/offsited
 """
 
 import shutil
@@ -87,5 +87,5 @@ def _parse_sealed(content: bytes | None) -> Sealed:
 def _content(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return None

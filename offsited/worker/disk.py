@@ -83,7 +83,10 @@ async def _mount(tool: str, device: str, point: Path, *, writing: bool) -> None:
     await asyncio.to_thread(point.mkdir, mode=0o700)
     tries = [_OPTIONS] if writing else [f"ro,{_OPTIONS}", _OPTIONS]
     for options in tries:
-        ended = await process.run([tool, "-o", options, "--", device, str(point)])
+        try:
+            ended = await process.run([tool, "-o", options, "--", device, str(point)])
+        except OSError as error:
+            raise JobFailed(Reason.CONFIG_INVALID, f"tools.mount: {tool}: {error.strerror}") from None
         if ended.status != _BUSY:
             break
     if ended.status or mounts.find(point) is None:

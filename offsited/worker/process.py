@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,11 +37,10 @@ class Ended:
 class Child:
     """A running program."""
 
-    def __init__(self, process: asyncio.subprocess.Process, on_line: Listener, *, leads_group: bool) -> None:
-        self._process = process
+    def __init__(self, transport: asyncio.SubprocessTransport, output: "_Output", *, leads_group: bool) -> None:
+        self._transport = transport
+        self._output = output
         self._leads_group = leads_group
-        self._complaints = _Complaints()
-        self._reading = [asyncio.create_task(_read(process.stdout, on_line)), asyncio.create_task(_read(process.stderr, self._complaints))]
 
     @classmethod
     async def start(
@@ -51,7 +50,8 @@ class Child:
 
         `group`: it leads a process group of its own, which ends with it. (gocryptfs makes a session of its own, and must not.)
         """
-        process = await asyncio.create_subprocess_exec(
+        transport, output = await asyncio.get_running_loop().subprocess_exec(
+            lambda: _Output(on_line),
             *command,
             stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
@@ -60,33 +60,34 @@ class Child:
             process_group=0 if group else None,
             cwd="/",
         )
-        return cls(process, on_line, leads_group=group)
+        return cls(transport, output, leads_group=group)
 
     @property
     def running(self) -> bool:
-        return self._process.returncode is None
+        return self._transport.get_returncode() is None
 
     async def wait(self) -> Ended:
-        """Return how the child ended, once it has and its output is read."""
-        status = await self._process.wait()
-        await asyncio.wait(self._reading, timeout=GRACE)
-        return Ended(status, self._complaints.text())
+        """Return how the child ended, once it has and its output is read. What `on_line` raised is raised here."""
+        await self._output.exited.wait()
+        await _within(GRACE, self._output.read.wait())
+        if self._output.error:
+            raise self._output.error
+        return Ended(self._transport.get_returncode() or 0, self._output.complaints.text())
 
     async def end(self) -> None:
         """End the child, with its group, in order if it lets us. A child that the kernel does not let go is left to systemd."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self.running:
                 self._signal(number)
-                await _within(GRACE, self._process.wait())
-        for task in self._reading:
-            task.cancel()
+                await _within(GRACE, self._output.exited.wait())
+        self._transport.close()
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             if self._leads_group:
-                os.killpg(self._process.pid, number)
+                os.killpg(self._transport.get_pid(), number)
             else:
-                self._process.send_signal(number)
+                self._transport.send_signal(number)
 
 
 async def run(command: Sequence[str], *, on_line: Listener | None = None) -> Ended:
@@ -98,6 +99,58 @@ async def run(command: Sequence[str], *, on_line: Listener | None = None) -> End
         await child.end()
 
 
+def relay(line: bytes) -> None:
+    """Pass a line on to the journal. One that is gone must not end the job, nor hide from it what the line says."""
+    with contextlib.suppress(OSError):
+        sys.stderr.buffer.write(line + b"\n")
+        sys.stderr.buffer.flush()
+
+
+class _Output(asyncio.SubprocessProtocol):
+    """What a child says. (asyncio's own Process.wait() does not return while a descendant has a pipe open: gocryptfs, ssh.)"""
+
+    def __init__(self, on_line: Listener) -> None:
+        self.complaints = _Complaints()
+        self.exited = asyncio.Event()
+        self.read = asyncio.Event()
+        self.error: Exception | None = None
+        self._open = {1: _Lines(on_line), 2: _Lines(self.complaints)}
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self._take(fd, data)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self._take(fd, b"\n")
+        del self._open[fd]
+        if not self._open:
+            self.read.set()
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+    def _take(self, fd: int, data: bytes) -> None:
+        """Reading goes on after a listener's error: the child must not wait for us."""
+        try:
+            self._open[fd].take(data)
+        except Exception as error:  # wait() raises it
+            self.error = self.error or error
+
+
+class _Lines:
+    """Cuts a stream into lines without their ends; a line without end is cut at _LINE_MAX bytes."""
+
+    def __init__(self, on_line: Listener) -> None:
+        self._on_line = on_line
+        self._rest = b""
+
+    def take(self, data: bytes) -> None:
+        *lines, self._rest = re.split(rb"[\r\n]", self._rest + data)
+        while len(self._rest) > _LINE_MAX:
+            lines, self._rest = [*lines, self._rest[:_LINE_MAX]], self._rest[_LINE_MAX:]
+        for line in filter(None, lines):
+            self._on_line(line)
+
+
 class _Complaints:
     """The first and the last lines of a child's standard error."""
 
@@ -106,8 +159,7 @@ class _Complaints:
         self._last: deque[str] = deque(maxlen=_LINES_KEPT)
 
     def __call__(self, line: bytes) -> None:
-        sys.stderr.buffer.write(line + b"\n")
-        sys.stderr.buffer.flush()
+        relay(line)
         text = os.fsdecode(line)
         if len(self._first) < _LINES_KEPT:
             self._first.append(text)
@@ -116,26 +168,6 @@ class _Complaints:
 
     def text(self) -> str:
         return "\n".join([*self._first, *self._last])
-
-
-async def _read(stream: asyncio.StreamReader | None, on_line: Listener) -> None:
-    assert stream is not None  # noqa: S101 - both streams are pipes
-    async for line in _lines(stream):
-        on_line(line)
-
-
-async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """Lines without their ends; a line without end is cut at _LINE_MAX bytes."""
-    rest = b""
-    while chunk := await stream.read(_LINE_MAX):
-        *lines, rest = re.split(rb"[\r\n]", rest + chunk)
-        if len(rest) > _LINE_MAX:
-            lines, rest = [*lines, rest], b""
-        for line in lines:
-            if line:
-                yield line
-    if rest:
-        yield rest
 
 
 async def _within(seconds: float, waiting: Coroutine[object, object, object]) -> None:

@@ -36,6 +36,8 @@ class Snapshot:
     opened: int
     device: int
     inode: int
+    modified: int
+    """Its mtime in ns: it tells whether anything at its top came or went since."""
 
 
 def open_newest(source: Source, *, last: int, any_age: bool) -> Snapshot:
@@ -51,7 +53,7 @@ def open_newest(source: Source, *, last: int, any_age: bool) -> Snapshot:
     name = PurePosixPath(relative).name or PurePosixPath(source.root).name
     descriptor = _open(source.root, relative)
     status = os.fstat(descriptor)
-    return Snapshot(descriptor, text.printable(name), dated, now(), status.st_dev, status.st_ino)
+    return Snapshot(descriptor, text.printable(name), dated, now(), status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
 def _resolve(source: Source) -> str:
@@ -80,10 +82,14 @@ def _read_lastdst(path: str) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise JobFailed(Reason.SOURCE_MISSING, str(error)) from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise JobFailed(Reason.SOURCE_MALFORMED, f"{path} is not a regular file")
-        return file.read(text.LASTDST_MAX + 2)
+        return os.read(descriptor, text.LASTDST_MAX + 2)
+    except OSError as error:
+        raise JobFailed(Reason.SOURCE_MISSING, f"{path}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
 
 
 def _open(root: str, relative: str) -> int:
@@ -97,11 +103,19 @@ def _open(root: str, relative: str) -> int:
         raise JobFailed(_REFUSALS.get(error.errno or 0, Reason.SNAPSHOT_UNREADABLE), f"{root}/{relative}: {error.strerror}") from None
     finally:
         os.close(top)
-    if not _has_entries(descriptor):
-        raise JobFailed(Reason.SNAPSHOT_EMPTY, f"{root}/{relative}")
+    try:
+        _check_not_empty(descriptor, f"{root}/{relative}")
+    except JobFailed:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
-def _has_entries(directory: int) -> bool:
-    with os.scandir(directory) as entries:
-        return next(entries, None) is not None
+def _check_not_empty(directory: int, path: str) -> None:
+    try:
+        with os.scandir(directory) as entries:
+            empty = next(entries, None) is None
+    except OSError as error:
+        raise JobFailed(Reason.SNAPSHOT_UNREADABLE, f"{path}: {error.strerror}") from None
+    if empty:
+        raise JobFailed(Reason.SNAPSHOT_EMPTY, path)

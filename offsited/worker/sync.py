@@ -57,9 +57,10 @@ async def _walk(job: Job, opened: Snapshot) -> Census:
     def told(entries: int, size: int) -> None:
         job.report.progress(Progress(Phase.WALKING, bytes_done=size, entries_done=entries))
 
-    met = await census.take(str(job.files.plain / names.BACKUP_DIR), told)
-    if (met.device, met.inode) != (opened.device, opened.inode):
-        raise JobFailed(Reason.SNAPSHOT_CHANGED, "what is bound is not the snapshot that was opened")
+    top = job.files.plain / names.BACKUP_DIR
+    met = await census.take(str(top), told)
+    if met.directories[os.fsencode(top)] != (opened.device, opened.inode, opened.modified):
+        raise JobFailed(Reason.SNAPSHOT_CHANGED, "what is bound is not the snapshot that was opened, or no longer as it was")
     return met
 
 

@@ -51,7 +51,10 @@ class Transfers:
         if not os.access(self.tools.rsync, os.X_OK):
             raise JobFailed(Reason.RSYNC_MISSING, self.tools.rsync)
         confined = rsync.confined(self.tools.setpriv, capabilities, command)
-        ended = await process.run(confined, on_line=on_line)
+        try:
+            ended = await process.run(confined, on_line=on_line)
+        except OSError as error:
+            raise JobFailed(Reason.RSYNC_MISSING, f"{confined[0]}: {error.strerror}") from None
         if ended.status:
             raise TransferFailed(ended.status, ended.complaints)
 

@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import json
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -80,7 +79,10 @@ async def mounted(command: Sequence[str], point: Path, file_system: str, *, key:
     """
     await asyncio.to_thread(point.mkdir, mode=0o700)
     with _ready_signal() as ready:
-        child = await Child.start(command, on_line=_relay, stdin=key, group=False)
+        try:
+            child = await Child.start(command, on_line=process.relay, stdin=key, group=False)
+        except OSError as error:
+            raise JobFailed(Reason.GOCRYPTFS_MISSING, f"{command[0]}: {error.strerror}") from None
         death = asyncio.create_task(child.wait())
         try:
             await _await_mount(ready, death, point, file_system)
@@ -116,25 +118,27 @@ def _ready_signal() -> Iterator[asyncio.Event]:
 
 async def encrypt_path(control: Path, path: str) -> str:
     """Given gocryptfs's control socket and a path below `plain/` in UTF-8, return its path in the view. Touches neither tree."""
-    reader, writer = await asyncio.open_unix_connection(control)
     try:
-        writer.write(json.dumps({"EncryptPath": path}).encode())
         async with asyncio.timeout(_ANSWER_WITHIN):
-            answer = json.loads(await reader.readuntil(b"\n"))
+            answer = json.loads(await _ask(control, json.dumps({"EncryptPath": path}).encode()))
     except (OSError, ValueError, asyncio.IncompleteReadError) as error:
         raise JobFailed(Reason.GOCRYPTFS_FAILED, f"control socket: {error!r}") from error
+    match answer:
+        case {"ErrNo": 0, "Result": str(result)} if result:
+            return result
+        case _:
+            raise JobFailed(Reason.GOCRYPTFS_FAILED, f"control socket: {answer}")
+
+
+async def _ask(control: Path, question: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(control)
+    try:
+        writer.write(question)
+        return await reader.readuntil(b"\n")
     finally:
         writer.close()
-    if answer.get("ErrNo") or not answer.get("Result"):
-        raise JobFailed(Reason.GOCRYPTFS_FAILED, f"control socket: {answer.get('ErrText')}")
-    return str(answer["Result"])
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.wait({task})
-
-
-def _relay(line: bytes) -> None:
-    sys.stderr.buffer.write(line + b"\n")
-    sys.stderr.buffer.flush()

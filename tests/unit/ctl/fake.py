@@ -8,7 +8,7 @@ import asyncio
 import os
 import queue
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
@@ -240,7 +240,7 @@ class FakeDaemon:
             bus.send(Message.new_error(message, error.name, error.text))
             return
         sent = bus.send(Message.new_method_return(message, signature, body, fds))
-        sent.add_done_callback(lambda _sent: [os.close(descriptor) for descriptor in fds])
+        sent.add_done_callback(lambda _sent: _close(fds))
 
     def _result(self, call: Call) -> Body:
         if call.member in self.refuse:
@@ -324,9 +324,15 @@ class FakeDaemon:
         return "", [], []
 
 
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 def _received(message: Message) -> Call:
     """Take in a call: what its descriptors hold, and which files they are."""
-    call = Call(message.sender, message.path, message.member, _plain(message.body), bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION))
+    interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
+    call = Call(message.sender, message.path, message.member, _plain(message.body), interactive)
     for descriptor in message.unix_fds:
         status = os.fstat(descriptor)
         call.inodes.append((status.st_dev, status.st_ino))

@@ -12,6 +12,7 @@ from offsited import names
 from offsited.core.outcome import ADVICE, Outcome, Reason, exit_status
 from offsited.ctl import follow
 from offsited.ctl.jobs import worst
+from offsited.ctl.objects import JobEnd
 from offsited.errors import Exit
 
 from .conftest import Run, Running
@@ -87,7 +88,7 @@ def test_the_detail_of_the_record_is_shown_to_who_may_read_it(fake: FakeDaemon, 
 @pytest.mark.parametrize("outcome", Outcome)
 @pytest.mark.parametrize("reason", Reason)
 def test_every_end_of_a_job_has_its_exit_status(outcome: Outcome, reason: Reason) -> None:
-    error = follow.verdict(follow.JobEnd(7, "sync", "home", "vps", outcome, reason))
+    error = follow.verdict(JobEnd(7, "sync", "home", "vps", outcome, reason))
     expected = exit_status(outcome, reason)
     assert (error.exit_status if error else Exit.DONE) == expected
     if error is not None:
@@ -96,7 +97,7 @@ def test_every_end_of_a_job_has_its_exit_status(outcome: Outcome, reason: Reason
 
 
 def test_an_outcome_of_a_newer_daemon_is_no_success() -> None:
-    error = follow.verdict(follow.JobEnd(7, "sync", "home", "vps", "splendid"))
+    error = follow.verdict(JobEnd(7, "sync", "home", "vps", "splendid"))
     assert error is not None
     assert error.exit_status is Exit.FAILED
 

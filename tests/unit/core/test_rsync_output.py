@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What rsync prints. That the real program prints so: tests/unit/worker/test_transfer.py."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offsited.core import gocryptfs
+from offsited.core.rsync_output import Item, Running, Tally, obstacles, parse_line, parse_listing, parse_wire_bytes, topmost
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (b"    1048576 100%  305.15MB/s    0:00:00 (xfr#1, to-chk=3/10)", Running(1048576, 7)),
+        (b"    1048576  50%    1.00MB/s    0:00:01 (xfr#1, ir-chk=1003/1010)", Running(1048576, 7)),
+        (b"      32768   3%    0.00kB/s    0:00:00  ", Running(32768, 0)),
+        (b"<f+++++++++ 5 a/b", Item("<f+++++++++", 5, b"a/b")),
+        (b">f.st...... 5 a b", Item(">f.st......", 5, b"a b")),
+        (b"cd+++++++++ 4096 a/", Item("cd+++++++++", 4096, b"a/")),
+        (b"cL+++++++++ 3 link", Item("cL+++++++++", 3, b"link")),
+        (b"hf+++++++++ 0 other", Item("hf+++++++++", 0, b"other")),
+        (b".d..t...... 4096 ./", Item(".d..t......", 4096, b"./")),
+        (b".f          5 a", Item(".f", 5, b"a")),
+        (b".f           5 a", None),
+        (b"*deleting   0 gone/", Item("*deleting", 0, b"gone/")),
+        (b"*deleting   0 \\#303\\#244\\#012x", Item("*deleting", 0, b"\xc3\xa4\nx")),
+        (b"*deleting   0 \\#134#012", Item("*deleting", 0, b"\\#012")),
+        (b"*deleting   0 \\#999\\#400\\#12", Item("*deleting", 0, b"\\#999\\#400\\#12")),
+        (b"sending incremental file list", None),
+        (b"Number of files: 3 (reg: 1, dir: 2)", None),
+        (b"", None),
+        (b"created directory /x", None),
+    ],
+)
+def test_lines(line: bytes, found: Running | Item | None) -> None:
+    assert parse_line(line) == found
+
+
+@given(st.binary())
+def test_no_line_crashes(line: bytes) -> None:
+    parse_line(line)
+    parse_wire_bytes(line)
+    parse_listing([line])
+
+
+@given(st.binary(min_size=1))
+def test_whatever_rsync_escapes_is_read_back(name: bytes) -> None:
+    """rsync escapes what is not printable in LC_ALL=C, and a backslash that looks like an escape (log.c, filtered_fwrite)."""
+    line = b"*deleting   0 " + _as_rsync_prints(name)
+    found = parse_line(line)
+    assert isinstance(found, Item)
+    assert found.path == name
+
+
+def _as_rsync_prints(name: bytes) -> bytes:
+    printed = b""
+    for index, byte in enumerate(name):
+        looks_escaped = re.match(rb"\\#\d{3}", name[index:]) is not None
+        plain = 32 <= byte < 127 and not looks_escaped
+        printed += bytes((byte,)) if plain else b"\\#%03o" % byte
+    return printed
+
+
+@pytest.mark.parametrize(
+    ("change", "deleted", "sent", "content"),
+    [
+        ("<f+++++++++", False, True, True),
+        (">f.st......", False, True, True),
+        ("cd+++++++++", False, True, False),
+        ("cS+++++++++", False, True, False),
+        ("hf+++++++++", False, True, False),
+        (".f...p.....", False, False, False),
+        (".d..t......", False, False, False),
+        ("*deleting", True, False, False),
+    ],
+)
+def test_what_was_done_to_an_entry(change: str, deleted: bool, sent: bool, content: bool) -> None:  # noqa: FBT001 - a table
+    item = Item(change, 1, b"x")
+    assert (item.deleted, item.sent, item.is_content) == (deleted, sent, content)
+
+
+@pytest.mark.parametrize(
+    ("line", "number"),
+    [
+        (b"Total bytes sent: 123", 123),
+        (b"Total bytes received: 4", 4),
+        (b"Total file size: 9 bytes", 0),
+        (b"Total bytes sent: 1,234", 0),
+        (b"\xff", 0),
+    ],
+)
+def test_bytes_on_the_wire(line: bytes, number: int) -> None:
+    assert parse_wire_bytes(line) == number
+
+
+def test_a_listing() -> None:
+    lines = [
+        b"receiving file list ... done",
+        b"drwxr-xr-x          4,096 2026/11/24 03:00:00 .",
+        b"-rw-r--r--              5 2026/11/24 03:00:00 a b",
+        b"lrwxrwxrwx              5 2026/11/24 03:00:00 link -> x",
+        b"drwx------         4,096 2026/11/24 03:00:00 ...",
+        b"",
+    ]
+    assert parse_listing(lines) == [b"a b", b"link -> x", b"..."]
+    assert parse_listing(lines[:2]) == []
+
+
+@pytest.mark.parametrize(
+    ("complaints", "paths", "alone"),
+    [
+        ("", [], True),
+        ("could not make way for new regular file: a/b", [b"a/b"], True),
+        ("could not make way for new symlink: a\ncould not make way for regular file: b", [b"a", b"b"], True),
+        ("could not make way for new regular file: \\#303\\#244", [b"\xc3\xa4"], True),
+        ("cannot delete non-empty directory: a\ncould not make way for new regular file: a", [b"a"], True),
+        ("could not make way for new regular file: a\nrsync: [sender] read errors mapping x (5)", [b"a"], False),
+    ],
+)
+def test_what_stands_in_the_way(complaints: str, paths: list[bytes], alone: bool) -> None:  # noqa: FBT001 - a table
+    assert obstacles(complaints) == (paths, alone)
+
+
+@pytest.mark.parametrize(
+    ("deleted", "left"),
+    [
+        ([], []),
+        ([b"a"], [b"a"]),
+        ([b"a/"], [b"a"]),
+        ([b"a/", b"a/b", b"a/c/", b"a/c/d"], [b"a"]),
+        ([b"a/b", b"a/c/"], [b"a/b", b"a/c"]),
+        ([b"a", b"a/b"], [b"a", b"a/b"]),
+        ([b"ab/", b"abc"], [b"ab", b"abc"]),
+        ([b"a/b", b"a/"], [b"a"]),
+    ],
+)
+def test_only_the_topmost_is_named(deleted: list[bytes], left: list[bytes]) -> None:
+    assert topmost(deleted) == left
+
+
+_NAMES = st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1, max_size=4).map(b"/".join)
+
+
+@given(st.lists(st.tuples(_NAMES, st.sampled_from([b"", b"/"])).map(b"".join), unique=True))
+def test_the_topmost_cover_everything_that_was_listed_and_nothing_else(deleted: list[bytes]) -> None:
+    left = topmost(deleted)
+    listed = {path.rstrip(b"/") for path in deleted}
+    assert set(left) <= listed
+    for path in listed:
+        assert any(path == top or path.startswith(top + b"/") for top in left)
+
+
+def test_a_tally_of_an_encrypted_tree_counts_plain_entries_and_sizes() -> None:
+    tally = Tally()
+    for item in (
+        Item("cd+++++++++", 4096, b"d/"),
+        Item("<f+++++++++", 16, b"d/gocryptfs.diriv"),
+        Item("<f+++++++++", gocryptfs.sealed_size(5000), b"d/x"),
+        Item("<f+++++++++", gocryptfs.sealed_size(7), b"d/gocryptfs.longname.X"),
+        Item("<f+++++++++", 300, b"d/gocryptfs.longname.X.name"),
+        Item("hf+++++++++", 0, b"d/hard"),
+        Item(".f...p.....", 99, b"d/mode"),
+        Item("*deleting", 0, b"old/"),
+        Item("*deleting", 0, b"old/gocryptfs.diriv"),
+        Item("*deleting", 0, b"gocryptfs.longname.Y"),
+        Item("*deleting", 0, b"gocryptfs.longname.Y.name"),
+    ):
+        tally.take(item, sealed=True)
+    assert (tally.sent_entries, tally.sent_bytes, tally.deleted_entries) == (4, 5007, 2)
+
+
+def test_a_tally_of_a_tree_in_clear_takes_every_name_as_it_is() -> None:
+    tally = Tally()
+    tally.take(Item(">f+++++++++", 16, b"gocryptfs.conf"), sealed=False)
+    assert (tally.sent_entries, tally.sent_bytes) == (1, 16)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The transient units of jobs."""
+
+import pytest
+
+from offsited.core import config, unit
+from offsited.core.outcome import Outcome, Reason
+from offsited.core.record import JobRecord, Kind
+
+DISK = config.DiskTarget(name="seed", kind="disk", label="OFFSITE", directory="home")
+SSH = config.SshTarget(name="vps", kind="ssh", host="u@h", directory="/srv/x", identity="/etc/offsited/id_home")
+DIRECTORY = "/var/lib/offsited/vaults/home"
+
+
+def vault(path: str = "/secretdir/lastdst", root: str = "/secretdir", kind: str = "lastdst") -> config.Vault:
+    source = config.Source.model_validate({"kind": kind, "path": path, "root": root, "exclude": ("secretfile",)})
+    return config.Vault(name="home", source=source, target=(DISK, SSH), passphrase_command=("/bin/pass", "show"))
+
+
+def record(kind: Kind = Kind.SYNC) -> JobRecord:
+    return JobRecord(job=7, kind=kind, vault="home", target="seed", unit="offsited-job-home.service", requested=1)
+
+
+def properties(spec: unit.UnitSpec) -> dict[str, object]:
+    names = [name for name, _, _ in spec.properties]
+    assert len(set(names)) == len(names)
+    return {name: value for name, _, value in spec.properties}
+
+
+TARGETS: tuple[config.DiskTarget | config.SshTarget, ...] = (DISK, SSH)
+SPECS = [unit.job_unit(record(kind), vault(), target, DIRECTORY) for kind in (Kind.SYNC, Kind.RESTORE) for target in TARGETS] + [
+    unit.prove_unit("home")
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_no_users_file_and_no_secret_is_in_a_property(spec: unit.UnitSpec) -> None:
+    """Everybody may read the properties of a unit."""
+    assert "secret" not in repr(spec)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_what_breaks_fuse_openat2_or_the_privacy_of_mounts_is_left_out(spec: unit.UnitSpec) -> None:
+    breaking = {"RestrictSUIDSGID", "PrivateDevices", "PrivateUsers", "MountFlags", "BindReadOnlyPaths", "BindPaths"}
+    assert not breaking & set(properties(spec))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_what_every_worker_has(spec: unit.UnitSpec) -> None:
+    found = properties(spec)
+    for name, value in {
+        "PrivateMounts": True,
+        "ProtectSystem": "strict",
+        "NoNewPrivileges": True,
+        "LimitCORE": 0,
+        "UMask": 0o077,
+        "Slice": "offsited.slice",
+        "DevicePolicy": "closed",
+        "CollectMode": "inactive-or-failed",
+        "AddRef": True,
+        "KeyringMode": "private",
+        "RestrictNamespaces": 0,
+    }.items():
+        assert found[name] == value
+    assert b"OFFSITED_VAULT=home" in found["LogExtraFields"]  # type: ignore[operator]
+
+
+def _bits(*numbers: int) -> int:
+    """capabilities(7), linux/capability.h."""
+    return sum(1 << number for number in numbers)
+
+
+CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETPCAP = 0, 1, 2, 3, 4, 8
+IMMUTABLE, SYS_ADMIN, SYS_RESOURCE, MKNOD, SETFCAP = 9, 21, 24, 27, 31
+MOUNTING = _bits(SYS_ADMIN, DAC_READ_SEARCH, SETPCAP)
+WRITING = MOUNTING | _bits(CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD)
+RESTORING = WRITING | _bits(SETFCAP, IMMUTABLE, SYS_RESOURCE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "mask"),
+    [(Kind.SYNC, SSH, MOUNTING), (Kind.SYNC, DISK, WRITING), (Kind.RESTORE, SSH, RESTORING), (Kind.RESTORE, DISK, RESTORING)],
+)
+def test_a_job_has_the_capabilities_that_it_needs(kind: Kind, target: config.DiskTarget | config.SshTarget, mask: int) -> None:
+    assert properties(unit.job_unit(record(kind), vault(), target, DIRECTORY))["CapabilityBoundingSet"] == mask
+
+
+def test_proving_needs_nothing() -> None:
+    found = properties(unit.prove_unit("home"))
+    assert (found["CapabilityBoundingSet"], found["PrivateNetwork"], found["StandardOutput"]) == (0, True, "null")
+    assert "ReadWritePaths" not in found
+
+
+def test_a_job_for_a_disk_has_no_network_and_one_for_a_host_no_disk() -> None:
+    disk = properties(unit.job_unit(record(), vault(), DISK, DIRECTORY))
+    host = properties(unit.job_unit(record(), vault(), SSH, DIRECTORY))
+    assert (disk["PrivateNetwork"], disk["RestrictAddressFamilies"]) == (True, (True, ["AF_UNIX"]))
+    assert (host["PrivateNetwork"], host["RestrictAddressFamilies"]) == (False, (True, ["AF_UNIX", "AF_INET", "AF_INET6"]))
+    assert ("/dev/disk/by-label/OFFSITE", "rw") in disk["DeviceAllow"]  # type: ignore[operator]
+    assert host["DeviceAllow"] == [("/dev/fuse", "rw")]
+
+
+def test_a_restore_may_make_device_nodes_and_none_may_open_them() -> None:
+    devices = properties(unit.job_unit(record(Kind.RESTORE), vault(), SSH, DIRECTORY))["DeviceAllow"]
+    assert devices == [("/dev/fuse", "rw"), ("block-*", "m"), ("char-*", "m")]
+
+
+def test_what_runs_and_where_it_may_write() -> None:
+    spec = unit.job_unit(record(), vault(), DISK, DIRECTORY)
+    found = properties(spec)
+    assert spec.name == "offsited-job-home.service"
+    command = ["/usr/bin/python3", "-I", "-m", "offsited.worker", "sync", "home", "seed", "7"]
+    assert found["ExecStart"] == [("/usr/bin/python3", command, False)]
+    assert (found["ReadWritePaths"], found["RuntimeDirectory"]) == ([DIRECTORY], ["offsited-job-home"])
+    assert (found["Type"], found["NotifyAccess"]) == ("notify", "main")
+    assert found["Description"] == "offsited job 7: sync of vault home, target seed"
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "hidden"),
+    [
+        ("/backup/lastdst", "/backup", True),
+        ("/tmp/b/lastdst", "/tmp/b", False),
+        ("/var/tmp/b/lastdst", "/var/tmp/b", False),
+        ("/tmp/lastdst", "/backup", False),
+        ("/tmpfiles/lastdst", "/tmpfiles", True),
+    ],
+)
+def test_tmp_is_private_unless_the_source_is_there(path: str, root: str, hidden: bool) -> None:  # noqa: FBT001 - a table
+    """PrivateTmp would hide the snapshot, or the file that names it."""
+    assert properties(unit.job_unit(record(), vault(path, root), DISK, DIRECTORY))["PrivateTmp"] is hidden
+
+
+def test_tmp_is_never_private_for_a_restore() -> None:
+    """The destination may be there."""
+    assert properties(unit.job_unit(record(Kind.RESTORE), vault(), DISK, DIRECTORY))["PrivateTmp"] is False
+
+
+def test_the_passphrase_command_runs_as_it_stands() -> None:
+    spec = unit.ask_unit(vault())
+    found = properties(spec)
+    assert spec.name == "offsited-ask-home.service"
+    assert found["ExecStart"] == [("/bin/pass", ["/bin/pass", "show"], False)]
+    assert (found["LimitCORE"], found["UMask"]) == (0, 0o077)
+
+
+def test_the_mask_of_capabilities() -> None:
+    assert unit.capability_mask(()) == 0
+    assert unit.capability_mask(("CHOWN", "SYS_ADMIN")) == 1 | 1 << 21
+
+
+GONE = unit.UnitEnd(known=False, result="gone", exit_status=-1, exited=False)
+CLEAN = unit.UnitEnd(known=True, result="success", exit_status=0, exited=True)
+KILLED = unit.UnitEnd(known=True, result="signal", exit_status=9, exited=False)
+
+
+@pytest.mark.parametrize(
+    ("started", "end", "reason"),
+    [
+        (5, GONE, Reason.INTERRUPTED),
+        (5, CLEAN, Reason.INTERRUPTED),
+        (5, KILLED, Reason.INTERRUPTED),
+        (0, GONE, Reason.INTERRUPTED),
+        (0, KILLED, Reason.UNIT_FAILED),
+        (0, CLEAN, Reason.UNIT_FAILED),
+        (5, unit.UnitEnd(known=True, result="watchdog", exit_status=6, exited=False), Reason.TIMED_OUT),
+        (0, unit.UnitEnd(known=True, result="timeout", exit_status=15, exited=False), Reason.TIMED_OUT),
+    ],
+)
+def test_a_worker_that_recorded_no_end_has_failed(started: int, end: unit.UnitEnd, reason: Reason) -> None:
+    """Whatever systemd makes of its unit; one that is gone reads as success there."""
+    found = unit.concluded(record().model_copy(update={"started": started}), end, 9)
+    assert (found.outcome, found.reason, found.ended) == (Outcome.FAILED, reason.value, 9)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+@pytest.mark.parametrize("end", [GONE, CLEAN, KILLED])
+def test_what_the_worker_recorded_stands(outcome: Outcome, end: unit.UnitEnd) -> None:
+    done = record().model_copy(update={"outcome": outcome, "ended": 3})
+    assert unit.concluded(done, end, 9) == done

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a job's unit gives to a worker, without systemd: a mount namespace of its own, a runtime directory, the passphrase in a memfd."""
+
+import asyncio
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from offsited import names
+from offsited.core import config, gocryptfs
+from offsited.core.record import JobRecord, Kind
+from offsited.store import VaultFiles
+from offsited.worker import report
+from offsited.worker.transfer import Transfers
+
+PASSPHRASE = b"correct horse"
+TOOLS = config.Tools()
+
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE, _MNT_DETACH = 0x20000, 0x4000, 1 << 18, 2
+_libc = ctypes.CDLL(None, use_errno=True)
+_Result = TypeVar("_Result")
+
+
+def _checked(result: int) -> None:
+    if result:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+@pytest.fixture(scope="session")
+def namespace() -> None:
+    """From here on this process has a mount namespace of its own, which the kernel takes away with it, as with a job's unit."""
+    if os.geteuid() or not os.access("/dev/fuse", os.W_OK):
+        pytest.skip("mounting needs root and /dev/fuse")
+    _checked(_libc.unshare(_CLONE_NEWNS))
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        if b" shared:" in line:
+            point = line.split(b" ")[4].replace(b"\\040", b" ")
+            _checked(_libc.mount(b"none", point, None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None))
+
+
+@pytest.fixture
+def mountable(namespace: None, tmp_path: Path) -> Iterator[Path]:
+    """A directory below which one may mount; afterwards nothing is mounted there."""
+    yield tmp_path
+    unmount_below(tmp_path)
+
+
+def unmount_below(directory: Path) -> None:
+    """What the kernel does when a unit's mount namespace ends."""
+    points = [line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+    for point in reversed(points):
+        if point.startswith(os.fsencode(directory) + b"/"):
+            _libc.umount2(re.sub(rb"\\([0-7]{3})", lambda match: bytes((int(match[1], 8),)), point), _MNT_DETACH)
+
+
+@pytest.fixture
+def tmpfs(mountable: Path) -> Callable[[str, str], Path]:
+    """Mounts a small file system: name, options."""
+
+    def mount(name: str, options: str) -> Path:
+        point = mountable / name
+        point.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(point)], check=True)
+        return point
+
+    return mount
+
+
+def memfd(content: bytes) -> int:
+    """A descriptor as systemd hands a stored passphrase over: each reader that opens it anew starts at its beginning."""
+    descriptor = os.memfd_create("test", os.MFD_CLOEXEC)
+    os.write(descriptor, content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+@pytest.fixture
+def key() -> Iterator[int]:
+    """The passphrase."""
+    descriptor = memfd(PASSPHRASE)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture(scope="session")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key file that the passphrase opens, made by gocryptfs."""
+    plain = tmp_path_factory.mktemp("key")
+    subprocess.run(gocryptfs.init_command(TOOLS.gocryptfs, plain), input=PASSPHRASE, check=True, capture_output=True)
+    return plain / names.KEY_FILE
+
+
+@pytest.fixture
+def files(tmp_path: Path, key_file: Path) -> VaultFiles:
+    """A vault's files, with its key file."""
+    files = VaultFiles(tmp_path / "vault")
+    files.create()
+    shutil.copy(key_file, files.key_file)
+    return files
+
+
+@pytest.fixture
+def talk(files: VaultFiles) -> report.Report:
+    """The report of a job."""
+    return report.Report(files, JobRecord(job=1, kind=Kind.SYNC, vault="home", target="seed", unit="u.service", requested=1))
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Path:
+    """The unit's directory below /run."""
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    return runtime
+
+
+@pytest.fixture
+def transfers(runtime: Path, talk: report.Report) -> Transfers:
+    """Transfers of one job."""
+    return Transfers(TOOLS, runtime, talk)
+
+
+def run(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run a worker's coroutine to its end; nothing of it may be left."""
+
+    async def alone() -> _Result:
+        result = await work
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, f"left behind: {left}"
+        return result
+
+    return asyncio.run(asyncio.wait_for(alone(), 60))
