@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# ruff: noqa: S608 - every piece of SQL here is a constant of ours; values are bound
+"""What a run is about to change at a target: the plan, kept in a database of its own beside the ledger, so that it may have any size.
+
+It is filled by worker.survey, asked by the transport, told the hashes of what was sent, and taken over into the ledger by `commit`. The
+ledger stays as it is until then. The file is made anew by each run and outlives no power loss: nothing depends on it but the run itself.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from offsited.core.manifest import TOP, Line, Row, encode_gone, encode_row, parent
+from offsited.core.plan import KEPT_BACK, RECORDED, REPLACED, SENT, Change
+from offsited.worker.columns import COLUMNS, DEFINITIONS, FIELDS, flatten, signed, unflatten, unsigned
+from offsited.worker.ledger import Doubt, Ledger
+from offsited.worker.listing import Unread
+
+PENDING_FILE: Final = "pending.sqlite"
+_MARKS: Final = ", ".join("?" * len(FIELDS))
+_PRAGMAS: Final = "PRAGMA pending.journal_mode = OFF; PRAGMA pending.synchronous = OFF; PRAGMA pending.cache_size = -16384"
+_SCHEMA: Final = f"""
+    CREATE TABLE pending.changes (path BLOB PRIMARY KEY, parent BLOB NOT NULL, name BLOB NOT NULL, change INTEGER NOT NULL, {DEFINITIONS})
+        WITHOUT ROWID;
+    CREATE TABLE pending.folders (path BLOB PRIMARY KEY, inode INTEGER NOT NULL, mtime NOT NULL, signature BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE pending.unread (path BLOB PRIMARY KEY, parent BLOB NOT NULL, error INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE pending.excluded (path BLOB PRIMARY KEY) WITHOUT ROWID;
+    CREATE TABLE pending.groups (inode INTEGER NOT NULL, path BLOB NOT NULL, PRIMARY KEY (inode, path)) WITHOUT ROWID;
+    CREATE TABLE pending.facts (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
+"""
+_PUT: Final = f"INSERT OR REPLACE INTO pending.changes VALUES (?, ?, ?, ?, {_MARKS})"
+_SET_HASH: Final = f"""
+    UPDATE pending.changes SET sha256 = ?, change = change | {int(Change.HASHED)}
+    WHERE path = ? AND link = 0 AND change & {int(REPLACED)} AND NOT change & {int(KEPT_BACK)}
+"""
+"""The common case at once: a file of one name, of which no hash is expected."""
+_PAGE: Final = 1000
+_BACK: Final = int(KEPT_BACK)
+_TRAVELS: Final = f"change & {int(SENT)} AND NOT change & {_BACK} AND NOT carried"
+_UNPROVEN: Final = f"(kind = 'f' AND change & {int(Change.INODE)} AND NOT change & {int(REPLACED | KEPT_BACK | Change.HASHED)})"
+"""A file that may be the same, and nobody has looked."""
+_HELD_BACK: Final = int(Change.HELD | Change.UNREADABLE)
+_PARENT_STANDS: Final = f"""
+    NOT EXISTS (SELECT 1 FROM pending.changes p WHERE p.path = c.parent AND c.path != x''
+                AND ((p.change & {int(Change.GONE)} AND NOT p.change & {int(Change.HELD)}) OR p.kind != 'd'))
+"""
+
+
+class Item(NamedTuple):
+    """A path, how it changes, and its row to come; of what is gone, unreadable or held the row that the target has."""
+
+    change: Change
+    row: Row
+
+
+class Folder(NamedTuple):
+    """A directory that was listed because it is not as it was: what must still be true of it after everything was sent."""
+
+    path: bytes
+    inode: int
+    mtime: int
+
+
+class Count(NamedTuple):
+    """Entries that are no directories, and bytes of regular files."""
+
+    entries: int
+    bytes: int
+
+
+class Totals(NamedTuple):
+    """What limits are about. A rename counts once, as renamed."""
+
+    added: Count
+    changed: Count
+    deleted: Count
+    renamed: Count
+    attributes: int
+    """Entries of any kind of which only attributes change, in the tree or in the manifest."""
+    unreadable: int
+    """A directory that could not be read is one."""
+
+
+class Pending:
+    """The plan of a run, beside its ledger. Paths come in path order wherever several are given."""
+
+    def __init__(self, ledger: Ledger, file: Path, *, fresh: bool) -> None:
+        """Open it; `fresh`: begin a new one, and forget what an earlier run left."""
+        self.ledger = ledger
+        self.database = ledger.database
+        if fresh:
+            file.unlink(missing_ok=True)
+        self.database.execute("ATTACH ? AS pending", (str(file),))
+        self.database.executescript(_PRAGMAS)
+        if fresh:
+            self.database.executescript(_SCHEMA)
+
+    @classmethod
+    @contextmanager
+    def opened(cls, ledger: Ledger, file: Path, *, fresh: bool = False) -> Iterator["Pending"]:
+        found = cls(ledger, file, fresh=fresh)
+        try:
+            yield found
+        finally:
+            found.written()
+            # An error on its way up may still hold a query.
+            with suppress(sqlite3.OperationalError):
+                found.database.execute("DETACH pending")
+
+    # --- what the transport asks -----------------------------------------------------------------------------------
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be sent, deleted or recorded, and nothing must be compared before that is known."""
+        news = f"change & {int(SENT | RECORDED | Change.GONE)} AND NOT change & {_HELD_BACK}"
+        marks = f"(change & {int(Change.UNREADABLE)} AND NOT unreadable OR change & {int(Change.HELD)} AND NOT held)"
+        wanted = f"{news} OR ({marks} AND NOT change & {int(Change.NEW)}) OR {_UNPROVEN}"
+        return self._one(f"SELECT NOT EXISTS (SELECT 1 FROM pending.changes WHERE {wanted})") == 1
+
+    def to_compare(self) -> Iterator[Item]:
+        """Files that may be the same although their inode says nothing: they must be hashed before anything is sent (`set_hash`)."""
+        return self.select(_by_one_name(_UNPROVEN))
+
+    def to_send(self) -> Iterator[Item]:
+        """What travels, directories included; not what the manifest carries."""
+        return self.select(_TRAVELS)
+
+    def again(self) -> Iterator[Item]:
+        """Those of `to_send` that rsync must not take for unchanged (-I), before the others."""
+        return self.select(f"{_TRAVELS} AND change & {int(Change.AGAIN)} AND kind != 'd'")
+
+    def to_hash(self) -> Iterator[Item]:
+        """Files whose hash is not known, by one name each: to be hashed when they are sent (`set_hash`)."""
+        wanted = f"kind = 'f' AND sha256 = x'' AND change & {int(REPLACED)} AND NOT change & {_BACK}"
+        return self.select(_by_one_name(wanted))
+
+    def link_groups(self) -> Iterator[list[bytes]]:
+        """Hard-link groups that must be sent whole, each as its paths."""
+        group: list[bytes] = []
+        current = None
+        for inode, path in self.database.execute("SELECT inode, path FROM pending.groups ORDER BY inode, path"):
+            if inode != current and group:
+                yield group
+                group = []
+            current = inode
+            group.append(path)
+        if group:
+            yield group
+
+    def directories(self) -> Iterator[bytes]:
+        """Directories that change, or in which something is sent or deleted: their mtime and their IV must follow."""
+        touching = f"(({_TRAVELS}) OR (change & {int(Change.GONE)} AND NOT change & {_HELD_BACK})) AND path != x'' AND {_PARENT_STANDS}"
+        query = f"""
+            SELECT path FROM pending.changes c WHERE kind = 'd' AND {_TRAVELS}
+            UNION SELECT parent FROM pending.changes c WHERE {touching} ORDER BY 1
+        """
+        for (path,) in self.database.execute(query):
+            yield path
+
+    def deletions(self) -> Iterator[Item]:
+        """What must go at the target: the topmost alone, of those whose directory stays one."""
+        gone = f"change & {int(Change.GONE)} AND NOT change & {_HELD_BACK} AND (NOT carried OR change & {int(Change.DOUBTFUL)})"
+        taken_back = f"carried AND change & {int(Change.KIND | Change.CONTENT | Change.DOUBTFUL)} AND NOT change & {_BACK}"
+        return self.select(f"(({gone}) OR ({taken_back})) AND {_PARENT_STANDS}")
+
+    def replaced_directories(self) -> Iterator[Item]:
+        """What is no directory any more, where the target still has one in its way."""
+        was = f"(change & {int(Change.DOUBTFUL)} OR EXISTS (SELECT 1 FROM main.directories d WHERE d.path = c.path))"
+        return self.select(f"change & {int(Change.KIND)} AND NOT change & {_BACK} AND kind != 'd' AND {was}")
+
+    def carried(self) -> Iterator[Item]:
+        """What changes and is kept by the manifest alone."""
+        return self.select(f"carried AND NOT change & {_BACK}")
+
+    def gone(self) -> Iterator[Item]:
+        """Everything that is gone, not the topmost alone."""
+        return self.select(f"change & {int(Change.GONE)}")
+
+    def unread(self) -> Iterator[Unread]:
+        """What could not be read: the target keeps what it has of it."""
+        for path, error in self.database.execute("SELECT path, error FROM pending.unread ORDER BY path"):
+            yield Unread(path, error)
+
+    def excluded(self) -> Iterator[bytes]:
+        """What the walk left out by the source's patterns; of an excluded directory, itself alone."""
+        for (path,) in self.database.execute("SELECT path FROM pending.excluded ORDER BY path"):
+            yield path
+
+    def folders(self) -> Iterator[Folder]:
+        """The directories that were listed."""
+        for path, inode, mtime in self.database.execute("SELECT path, inode, mtime FROM pending.folders ORDER BY path"):
+            yield Folder(path, unsigned(inode), int(mtime))
+
+    def item(self, path: bytes) -> Item | None:
+        """How a path changes; None if it does not."""
+        found = self.database.execute(f"SELECT change, {COLUMNS} FROM pending.changes WHERE path = ?", (path,)).fetchone()
+        return Item(Change(found[0]), unflatten(path, found[1:])) if found else None
+
+    def doubts(self) -> Iterator[Doubt]:
+        """What the target is in doubt about from the moment on that this is sent; for the intent and for `Ledger.doubt`."""
+        gone = f"(change & {int(Change.GONE)} AND NOT change & {_HELD_BACK})"
+        for change, row in self.select(f"({_TRAVELS}) OR {gone}"):
+            yield Doubt(row.path, row.size, row.mtime, row.inode, bool(change & Change.AGAIN), row.kind == "d")
+
+    def totals(self) -> Totals:
+        """Sums for the limits; what a limit holds is in them."""
+        renamed, gone = int(Change.RENAMED), int(Change.GONE)
+        back = f"change & {int(Change.GONE | Change.UNREADABLE)}"
+        only = f"change & {int(Change.ATTRIBUTES | Change.MANIFEST)} AND NOT change & {int(REPLACED)} AND NOT {back}"
+        return Totals(
+            self._count(f"change & {int(Change.NEW)} AND NOT {back} AND NOT change & {renamed}"),
+            self._count(f"change & {int(Change.KIND | Change.CONTENT)} AND NOT {back} AND NOT change & {renamed}"),
+            self._count(f"change & {gone} AND NOT change & {int(Change.NEW) | renamed}"),
+            self._count(f"change & {gone} AND change & {renamed}"),
+            self._one(f"SELECT count(*) FROM pending.changes WHERE {only}"),
+            self._one("SELECT count(*) FROM pending.unread"),
+        )
+
+    def of_inode(self, inode: int) -> list[Item]:
+        """The names of an inode that change, directories not counted."""
+        query = f"""
+            SELECT path, change, {COLUMNS} FROM pending.changes
+            WHERE inode = ? AND inode != 0 AND kind != 'd' AND NOT change & {_BACK} ORDER BY path
+        """
+        return [Item(Change(change), unflatten(path, columns)) for path, change, *columns in self.database.execute(query, (signed(inode),))]
+
+    # --- what it is told -------------------------------------------------------------------------------------------
+
+    def set_hash(self, path: bytes, sha256: bytes) -> bool:
+        """Record the hash of a file's content, for all names of its inode. Return whether it was found to be another content than
+        size and mtime said, so that it goes into the -I pass."""
+        if self.database.execute(_SET_HASH, (sha256, path)).rowcount:
+            return False
+        item = self.item(path)
+        if item is None:
+            return False
+        names = [one for one in self.of_inode(item.row.inode) if _alike(one.row) == _alike(item.row)] or [item]
+        found = [Item(_hashed(one, sha256), one.row._replace(sha256=sha256)) for one in names]
+        again = any(new.change & Change.AGAIN and not old.change & Change.AGAIN for old, new in zip(names, found, strict=True))
+        if again and item.row.link:
+            found = [Item(change | Change.GROUP, row) for change, row in found]
+            self.put_group(item.row.inode, [row.path for _, row in found])
+        self.put(found)
+        return again
+
+    def hold(self, paths: Iterable[bytes]) -> None:
+        """Hold changes and deletions back: the target keeps what it has of these paths. What is new cannot be held."""
+        for path in paths:
+            item, old = self.item(path), self.ledger.row(path)
+            if item and old:
+                self.put([Item(item.change | Change.HELD, old)])
+
+    def put(self, items: Iterable[Item]) -> None:
+        """Enter changes, in place of those of the same paths."""
+        values = ((row.path, parent(row.path), row.path.rpartition(b"/")[2], int(change), *flatten(row)) for change, row in items)
+        self.database.executemany(_PUT, values)
+
+    def put_group(self, inode: int, paths: Iterable[bytes]) -> None:
+        """Enter a hard-link group that must be sent whole."""
+        self.database.executemany("INSERT OR IGNORE INTO pending.groups VALUES (?, ?)", ((signed(inode), path) for path in paths))
+
+    def set_fact(self, name: str, value: str | int) -> None:
+        self.database.execute("REPLACE INTO pending.facts VALUES (?, ?)", (name, value))
+
+    def fact(self, name: str) -> str | int:
+        """What worker.survey noted: `device`, `entries` met, `size` in bytes."""
+        found = self.database.execute("SELECT value FROM pending.facts WHERE name = ?", (name,)).fetchone()
+        return found[0] if found else ""
+
+    def begin(self) -> None:
+        """Make one transaction of what is entered until `written`: thousands of small ones would be slow."""
+        if not self.database.in_transaction:
+            self.database.execute("BEGIN")
+
+    def written(self) -> None:
+        """End what `begin` began, if anything."""
+        if self.database.in_transaction:
+            self.database.execute("COMMIT")
+
+    # --- its end ---------------------------------------------------------------------------------------------------
+
+    def lines(self) -> Iterator[Line]:
+        """The lines of the segment that says all this."""
+        for path, row, recorded in self._outcome():
+            if recorded:
+                yield Line(path, (encode_row(row) if row else encode_gone(path)).encode(), gone=row is None)
+
+    def commit(self, digest: str) -> None:
+        """Take everything over into the ledger, as of the commit with this digest, which is at the target.
+
+        Where nothing was to be committed, `digest` is that of the ledger: what is known of inodes and directories is kept none the less.
+        """
+        self.written()
+        with self.ledger.changing():
+            self.ledger.take_over(((path, row) for path, row, _ in self._outcome()), digest, forgetting=False)
+            self.ledger.set_fact("device", self.fact("device"))
+            self.database.execute(
+                "UPDATE main.directories SET signature = nullif(f.signature, x'') FROM pending.folders f WHERE f.path = directories.path"
+            )
+            for unsure in (
+                "SELECT path FROM pending.unread UNION SELECT parent FROM pending.unread",
+                f"SELECT parent FROM pending.changes WHERE change & {int(Change.HELD)}",
+                f"SELECT parent FROM pending.changes WHERE {_UNPROVEN} OR (kind = 'f' AND sha256 = x'' AND NOT change & {_BACK})",
+            ):
+                self.database.execute(f"UPDATE main.directories SET signature = NULL WHERE path IN ({unsure})")
+
+    def _outcome(self) -> Iterator[tuple[bytes, Row | None, bool]]:
+        """Each path that is to be entered, its row (None = gone), and whether that is news for the manifest."""
+        for change, row in self.select("1"):
+            if change & (Change.UNREADABLE | Change.HELD):
+                if change & Change.NEW:
+                    continue
+                marked = row._replace(unreadable=bool(change & Change.UNREADABLE), held=bool(change & Change.HELD))
+                yield row.path, marked, marked != row
+            elif change & Change.GONE:
+                if not change & Change.NEW:
+                    yield row.path, None, True
+            else:
+                yield row.path, _proven(change, row), bool(change & RECORDED)
+
+    def select(self, condition: str) -> Iterator[Item]:
+        """What meets a condition on table `c`; by pages, so that changes may be entered meanwhile."""
+        query = f"SELECT path, change, {COLUMNS} FROM pending.changes c WHERE ({condition}) AND path > ? ORDER BY path LIMIT {_PAGE}"
+        page = self.database.execute(query.replace("path > ?", "path >= ?"), (TOP,)).fetchall()
+        while page:
+            for path, change, *columns in page:
+                yield Item(Change(change), unflatten(path, columns))
+            page = self.database.execute(query, (page[-1][0],)).fetchall() if len(page) == _PAGE else []
+
+    def _count(self, condition: str) -> Count:
+        query = f"SELECT count(*), coalesce(sum(size), 0) FROM pending.changes WHERE kind != 'd' AND {condition}"
+        return Count(*self.database.execute(query).fetchone())
+
+    def _one(self, query: str) -> int:
+        return int(self.database.execute(query).fetchone()[0])
+
+
+def _by_one_name(wanted: str) -> str:
+    """The condition for what is wanted, of each inode the first name alone."""
+    same = "inode = c.inode AND inode != 0 AND path < c.path AND size = c.size AND mtime = c.mtime"
+    return f"{wanted} AND NOT EXISTS (SELECT 1 FROM pending.changes WHERE {same} AND {wanted})"
+
+
+def _alike(row: Row) -> tuple[str, int, int]:
+    return row.kind, row.size, row.mtime
+
+
+def _hashed(item: Item, sha256: bytes) -> Change:
+    """How a file changes, now that its hash is known."""
+    change = item.change | Change.HASHED
+    if change & REPLACED or item.row.sha256 == sha256:
+        return change
+    return change | Change.CONTENT | Change.AGAIN
+
+
+def _proven(change: Change, row: Row) -> Row:
+    """An inode that was not looked into proves nothing of the content next time."""
+    unproven = row.kind == "f" and change & Change.INODE and not change & (REPLACED | Change.HASHED)
+    return row._replace(inode=0) if unproven else row

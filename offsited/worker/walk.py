@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The native walk of a whole snapshot, by processes that hand each other the directories that are left.
+
+The walk forks and changes the current directory: it must run in a process that has one thread. worker.survey is that process.
+"""
+
+import gc
+import marshal
+import os
+import selectors
+import signal
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import BinaryIO, Final, NoReturn
+
+from offsited.core.manifest import TOP, Row
+from offsited.errors import Internal
+from offsited.worker.listing import Batch, Excludes, Listing, Place, Reader, Unread
+
+HANDED: Final = 64
+"""Directories given to a process at once."""
+_ENDED: Final = "a process of the walk ended before its work"
+_LENGTH: Final = struct.Struct("=Q")
+
+
+def device_identity(top: int) -> str:
+    """What tells the file system of an open directory from others, across reboots: its id where it has one, else the device number."""
+    return f"{os.fstatvfs(top).f_fsid:x}" if os.fstatvfs(top).f_fsid else f"dev:{os.fstat(top).st_dev:x}"
+
+
+def walk(top: int, known: Mapping[bytes, bytes], excluded: Excludes | None = None, *, processes: int = 2) -> Iterator[Batch]:
+    """Walk the open directory `top`, and yield what is not as `known` (signatures by path) says, in no order.
+
+    The first batch holds the row of the top itself, in a listing without a signature. With an empty `known` everything is listed.
+    Raise OSError if the top itself cannot be read.
+    """
+    here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    try:
+        reader = Reader(top, known, excluded)
+        yield Batch(entries=1, listings=[reader.top_listing()])
+        places = [(TOP, os.fstat(top).st_ino)]
+        yield from _alone(reader, places) if processes < 2 else _together(reader, places, processes)
+    finally:
+        os.fchdir(here)
+        os.close(here)
+
+
+def _alone(reader: Reader, places: list[Place]) -> Iterator[Batch]:
+    while places:
+        batch, places = reader.read(places)
+        yield batch
+
+
+def _together(reader: Reader, places: list[Place], processes: int) -> Iterator[Batch]:
+    """Give places to whoever is idle; take what is found, and the places that are left, so that nobody stays idle for long."""
+    members: list[_Member] = []
+    try:
+        with selectors.DefaultSelector() as selector:
+            for _ in range(processes):
+                members.append(_Member.start(reader, members))
+                selector.register(members[-1].results, selectors.EVENT_READ, members[-1])
+            idle = list(members)
+            while places or len(idle) < len(members):
+                while places and idle:
+                    count = min(HANDED, -(-len(places) // len(idle)))
+                    idle.pop().hand([places.pop() for _ in range(count)])
+                for key, _ in selector.select():
+                    batch, left = key.data.take()
+                    places += left
+                    idle.append(key.data)
+                    yield batch
+    finally:
+        for member in members:
+            member.dismiss()
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A process of the walk, seen from the one that asks it."""
+
+    pid: int
+    requests: BinaryIO
+    results: BinaryIO
+
+    @classmethod
+    def start(cls, reader: Reader, others: list["_Member"]) -> "_Member":
+        requests, to_member = os.pipe()
+        from_member, results = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            for other in others:
+                # Else they would not see the end of their requests when the one that asks dies.
+                other.requests.close()
+                other.results.close()
+            os.close(to_member)
+            os.close(from_member)
+            _serve(reader, requests, results)
+        os.close(requests)
+        os.close(results)
+        return cls(pid, open(to_member, "wb", buffering=0), open(from_member, "rb"))
+
+    def hand(self, places: list[Place]) -> None:
+        """Raise Internal if the process was killed."""
+        try:
+            _send(self.requests, marshal.dumps(places))
+        except BrokenPipeError:
+            raise Internal(_ENDED) from None
+
+    def take(self) -> tuple[Batch, list[Place]]:
+        """Raise Internal if the process was killed."""
+        content = _receive(self.results)
+        if content is None:
+            raise Internal(_ENDED)
+        entries, size, listings, unread, excluded, left = marshal.loads(content)  # noqa: S302 - from our own fork
+        found = [
+            Listing(path, inode, mtime, signature, [Row._make(row) for row in rows]) for path, inode, mtime, signature, rows in listings
+        ]
+        return Batch(entries, size, found, [Unread(*one) for one in unread], excluded), left
+
+    def dismiss(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self.requests.close()
+        self.results.close()
+
+
+def _serve(reader: Reader, requests: int, results: int) -> NoReturn:
+    """The life of a process of the walk. It makes no cycles, and a collection would touch, hence copy, every page of what it shares."""
+    status = 1
+    try:
+        gc.disable()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        with open(requests, "rb") as asked, open(results, "wb", buffering=0) as answers:
+            while (content := _receive(asked)) is not None:
+                batch, left = reader.read(marshal.loads(content))  # noqa: S302 - from our own parent
+                listings = [(*listing[:-1], [tuple(row) for row in listing.rows]) for listing in batch.listings]
+                unread = [tuple(one) for one in batch.unread]
+                _send(answers, marshal.dumps((batch.entries, batch.size, listings, unread, batch.excluded, left)))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _send(pipe: BinaryIO, content: bytes) -> None:
+    left = memoryview(_LENGTH.pack(len(content)) + content)
+    while left:
+        left = left[pipe.write(left) :]
+
+
+def _receive(pipe: BinaryIO) -> bytes | None:
+    """The next message; None at the end."""
+    head = pipe.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    content = pipe.read(length)
+    return content if len(content) == length else None
