@@ -114,6 +114,8 @@ class Engine:
         if invalid != self._invalid:
             self._invalid = invalid
             self._announcer.invalid_changed()
+        for name in self._keys.vaults().difference(found, invalid):
+            self._keys.drop(name)  # nobody could lock a vault that is no more
 
     def _read(self) -> tuple[dict[str, KnownVault], tuple[str, ...]]:
         found: dict[str, KnownVault] = {}
