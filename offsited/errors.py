@@ -128,6 +128,12 @@ class InteractiveAuthorizationRequired(OffsitedError):
     exit_status = Exit.DENIED
 
 
+class Different(OffsitedError):
+    """What is there is not as the manifest says. Never on the bus: a job ends in it."""
+
+    exit_status = Exit.DIFFERENT
+
+
 class JobFailed(OffsitedError):
     """A job must end now, for a reason of the table in `core.outcome`; raised by a worker alone.
 
@@ -149,4 +155,4 @@ def _tree(top: type[OffsitedError]) -> list[type[OffsitedError]]:
     return [found for child in top.__subclasses__() for found in (child, *_tree(child))]
 
 
-_BY_BUS_NAME = {found.bus_name: found for found in _tree(OffsitedError) if found is not JobFailed}
+_BY_BUS_NAME = {found.bus_name: found for found in _tree(OffsitedError) if found not in (JobFailed, Different)}

@@ -2,8 +2,11 @@
 """The commit file of a target, and its owner marker: small JSON documents, pure values here."""
 
 import hashlib
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from offsited.core.manifest import SEGMENT_NAME, SegmentFile, root_hash
 
 FORMAT = 1
 
@@ -35,8 +38,22 @@ class Commit(BaseModel):
     opened: int
     """When the snapshot was opened, microseconds since the epoch."""
     committed: int
+    reconciled: int
+    """When everything was last compared with the target."""
     entries: int
     bytes: int
+    segments: tuple[SegmentFile, ...]
+    """The manifest, oldest segment first."""
+    root: str
+    """The hash over the segments' hashes."""
+
+    @model_validator(mode="after")
+    def _segments_fit(self) -> Self:
+        if not all(SEGMENT_NAME.fullmatch(segment.name) for segment in self.segments):
+            raise ValueError("not the name of a segment")
+        if self.root != root_hash(self.segments):
+            raise ValueError("the root hash is not that of the segments")
+        return self
 
 
 def encode(document: BaseModel) -> bytes:

@@ -69,9 +69,10 @@ def reverse_mount(tool: str, plain: Path, view: Path, *, control: Path, notify: 
     return [*_mount(tool, notify), "-reverse", f"-ctlsock={control}", *excluding, "--", str(plain), str(view)]
 
 
-def names_mount(tool: str, skeleton: Path, view: Path, *, key_file: Path, notify: int) -> list[str]:
+def names_mount(tool: str, skeleton: Path, view: Path, *, key_file: Path, notify: int, control: Path | None = None) -> list[str]:
     """As `reverse_mount` for a tree without a key file, of which only the encrypted names matter."""
-    return [*_mount(tool, notify), f"-config={key_file}", "-reverse", "--", str(skeleton), str(view)]
+    asking = [f"-ctlsock={control}"] if control else []
+    return [*_mount(tool, notify), f"-config={key_file}", "-reverse", *asking, "--", str(skeleton), str(view)]
 
 
 def forward_mount(tool: str, sealed: str, view: Path, *, key_file: Path, notify: int) -> list[str]:
@@ -124,6 +125,11 @@ def is_companion(path: bytes) -> bool:
     """Whether an encrypted path is gocryptfs's own (key file, directory IV, long name) and stands for no entry of the tree."""
     name = path.rpartition(b"/")[2]
     return name in _OWN_FILES or (name.startswith(_LONG_PREFIX.encode()) and name.endswith(b".name"))
+
+
+def has_long_name(path: str) -> bool:
+    """Whether the last name of an encrypted path is a hash, which has its real name in a companion file beside it."""
+    return path.rpartition("/")[2].startswith(_LONG_PREFIX)
 
 
 def companions(path: str) -> list[str]:

@@ -7,7 +7,8 @@ offsited-manifest(5) documents the form for people who read it without offsited;
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -72,6 +73,13 @@ class Row(NamedTuple):
 def parent(path: bytes) -> bytes:
     """The path of the directory that holds an entry; the top holds itself."""
     return path.rpartition(b"/")[0]
+
+
+def parents(path: bytes) -> Iterator[bytes]:
+    """The paths of the directories that hold an entry, from the nearest to the top."""
+    while path != TOP:
+        path = parent(path)
+        yield path
 
 
 def below(directory: bytes, name: bytes) -> bytes:
@@ -163,6 +171,10 @@ class SegmentFile:
     """Of the file, in hex."""
     rows: int
     bytes: int
+
+
+SEGMENT_NAME: Final = re.compile(r"manifest-[0-9]{8,19}\.jsonl\.gz", re.ASCII)
+"""What `segment_name` returns: a commit is read from a target, and names in it are opened."""
 
 
 def segment_name(job: int) -> str:

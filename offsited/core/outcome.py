@@ -43,6 +43,7 @@ class Reason(StrEnum):
     SNAPSHOT_FUTURE = "snapshot-future"
     SNAPSHOT_CHANGED = "snapshot-changed"
     SNAPSHOT_UNREADABLE = "snapshot-unreadable"
+    ENTRIES_UNREADABLE = "entries-unreadable"
 
     GOCRYPTFS_MISSING = "gocryptfs-missing"
     GOCRYPTFS_TOO_OLD = "gocryptfs-too-old"
@@ -64,10 +65,13 @@ class Reason(StrEnum):
     TARGET_FULL = "target-full"
     TARGET_DAMAGED = "target-damaged"
     TARGET_EMPTY = "target-empty"
+    TARGET_UNKNOWN = "target-unknown"
 
     PATH_NOT_IN_BACKUP = "path-not-in-backup"
     DESTINATION_UNUSABLE = "destination-unusable"
     DESTINATION_OCCUPIED = "destination-occupied"
+    MANIFEST_DAMAGED = "manifest-damaged"
+    RESTORED_DIFFERENT = "restored-different"
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ ADVICE: dict[Reason, Advice] = {
     Reason.SNAPSHOT_FUTURE: Advice(_F, "the snapshot is dated in the future", "Check the clock; if it is right: offsitectl sync {vault} --allow-older"),
     Reason.SNAPSHOT_CHANGED: Advice(_F, "the snapshot changed or was pruned while it was being sent; nothing was deleted at the target", "Run it again: offsitectl sync {vault}"),
     Reason.SNAPSHOT_UNREADABLE: Advice(_F, "something in the snapshot cannot be read", "Check the disk of the snapshots. " + _JOURNAL),
+    Reason.ENTRIES_UNREADABLE: Advice(_F, "something in the snapshot could be neither read nor kept; the target keeps what it had of it", "Make it readable, or exclude it in the vault file as shown"),
     Reason.GOCRYPTFS_MISSING: Advice(_C, "gocryptfs cannot be run", "Install gocryptfs 2.5.1 or newer, or set [tools] gocryptfs in /etc/offsited/offsited.toml"),
     Reason.GOCRYPTFS_TOO_OLD: Advice(_C, "gocryptfs is too old: before 2.5.1 it can lose files without an error", "Install gocryptfs 2.5.1 or newer, or set [tools] gocryptfs in /etc/offsited/offsited.toml"),
     Reason.GOCRYPTFS_FAILED: Advice(_F, "gocryptfs did not show the encrypted view", _JOURNAL),
@@ -123,9 +128,12 @@ ADVICE: dict[Reason, Advice] = {
     Reason.TARGET_FULL: Advice(_F, "the target is full; nothing was deleted there", "Make room on target {target}, then: offsitectl sync {vault}"),
     Reason.TARGET_DAMAGED: Advice(_F, "what offsited keeps at the target cannot be read", _JOURNAL),
     Reason.TARGET_EMPTY: Advice(_F, "the target holds no backup of this vault yet", "Sync first: offsitectl sync {vault} --target {target}"),
+    Reason.TARGET_UNKNOWN: Advice(_F, "the target holds a commit that this machine did not make, or has forgotten; nothing was changed there", "Does another machine sync to it? If it is to be brought to this machine's snapshot all the same: offsitectl sync {vault} --target {target} --reconcile"),
     Reason.PATH_NOT_IN_BACKUP: Advice(_F, "a path that was asked for is not in the backup; nothing was restored", "Paths are those of the snapshot, relative to its top"),
     Reason.DESTINATION_UNUSABLE: Advice(_F, "the destination cannot be written to", "Choose an existing directory on a writable file system"),
     Reason.DESTINATION_OCCUPIED: Advice(_F, "the destination already has an entry of that name; nothing was overwritten", "Choose an empty directory"),
+    Reason.MANIFEST_DAMAGED: Advice(_F, "the manifest at the target cannot be read", "Restore what is there without it: offsitectl restore {vault} --target {target} --to DIR --without-manifest"),
+    Reason.RESTORED_DIFFERENT: Advice(Exit.DIFFERENT, "everything that could be was restored, and something is not as the manifest says", "Look at the list; other targets may hold it as it was"),
 }  # fmt: skip
 
 
@@ -136,9 +144,9 @@ def exit_status(outcome: Outcome, reason: Reason) -> Exit:
             return Exit.DONE
         case Outcome.HELD:
             return Exit.HELD
-        case Outcome.PARTIAL | Outcome.CANCELED:
+        case Outcome.CANCELED:
             return Exit.FAILED
-        case Outcome.FAILED:
+        case Outcome.PARTIAL | Outcome.FAILED:
             return ADVICE[reason].exit_status or Exit.FAILED
 
 

@@ -11,12 +11,12 @@ from typing import Final
 
 from offsited.core.gocryptfs import LONG_NAME
 from offsited.core.manifest import Row
-from offsited.names import BACKUP_DIR
+from offsited.names import BACKUP_DIR, DIRIV_FILE
 
 SYMLINK_LIMIT: Final = 3040
 """Bytes from which on a symbolic link's target does not fit into the view (measured with gocryptfs 2.5.1)."""
-SEALED_PATH_LIMIT: Final = 4096
-"""Bytes from which on an encrypted path cannot be used."""
+SEALED_PATH_LIMIT: Final = 4096 - 256
+"""Bytes from which on an encrypted path cannot be used: PATH_MAX, less what rsync's receiver puts before it, the target's directory."""
 
 
 class Change(IntFlag):
@@ -132,12 +132,17 @@ def is_carried(row: Row) -> bool:
     """Whether an entry can be kept by the manifest alone: it has no content, and the view cannot show it."""
     if row.kind == "f":
         return False
-    return len(row.target) >= SYMLINK_LIMIT or not fits(row.path)
+    return len(row.target) >= SYMLINK_LIMIT or not fits(row.path, directory=row.kind == "d")
 
 
-def fits(path: bytes) -> bool:
-    """Whether the view can show a path."""
-    return len(path) < _ALWAYS_FITS or sealed_length(path) < SEALED_PATH_LIMIT
+def fits(path: bytes, *, directory: bool = False) -> bool:
+    """Whether the view can show a path, and the companion that gocryptfs puts beside a long name or into a directory."""
+    if len(path) * 2 < SEALED_PATH_LIMIT // 12:
+        return True
+    companion = len(DIRIV_FILE) + 1 if directory else 0
+    if len(path.rpartition(b"/")[2]) >= LONG_NAME:
+        companion = max(companion, len(".name"))
+    return sealed_length(path) + companion < SEALED_PATH_LIMIT
 
 
 def sealed_length(path: bytes) -> int:

@@ -14,6 +14,7 @@ class Phase(StrEnum):
 
     STARTING = "starting"
     WALKING = "walking"
+    HASHING = "hashing"
     VIEW = "view"
     SENDING = "sending"
     CHECKING = "checking"

@@ -26,7 +26,9 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     allow_older: bool = False
+    reconcile: bool = False
     dry_run: bool = False
+    without_manifest: bool = False
     timed: bool = False
 
 
@@ -72,5 +74,7 @@ class JobRecord(BaseModel):
     """Name (last path component) of the snapshot."""
     snapshot_dated: int = 0
     """Date of the snapshot as its source gives it; 0 = undated."""
+    newer: bool = False
+    """When the job ended, the source named another snapshot already."""
     commit: str = ""
     """SHA-256 of the commit file that this job brought to the target, in hex."""

@@ -63,25 +63,18 @@ def confined(setpriv: str, capabilities: tuple[str, ...], command: list[str]) ->
     return [setpriv, f"--bounding-set=-all{kept}", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--", *command]
 
 
-def send(tool: str, view: Path, place: Place, *, without: str) -> list[str]:
-    """Send the whole view, except the top directory `without`. Deletes nothing."""
-    return [tool, *_EXACT, f"--exclude=/{without}", *_writing(view, place)]
+def send_listed(tool: str, view: Path, place: Place, paths: Path, *, again: bool = False, force: bool = False) -> list[str]:
+    """Send the paths of a NUL-separated list, and nothing below them. Deletes nothing.
+
+    `again`: also what has the same size and time there; `force`: each in place of a directory with all below it, if there is one.
+    """
+    extra = (*(("--ignore-times",) if again else ()), *(("--force",) if force else ()))
+    return [tool, *_LISTED, f"--files-from={paths}", *extra, *_writing(view, place)]
 
 
-def send_listed(tool: str, view: Path, place: Place, paths: Path) -> list[str]:
-    """Send the paths of a NUL-separated list, and nothing below them."""
-    return [tool, *_LISTED, f"--files-from={paths}", *_writing(view, place)]
-
-
-def replace_listed(tool: str, view: Path, place: Place, paths: Path) -> list[str]:
-    """Send the listed paths, each in place of a directory with all below it."""
-    return [tool, *_LISTED, f"--files-from={paths}", "--force", *_writing(view, place)]
-
-
-def plan_deletions(tool: str, view: Path, place: Place, *, without: str) -> list[str]:
-    """List what the target has and the view has not. A dry run: changes nothing."""
-    only = ("--dry-run", "-rlD", "--delete", "--existing", "--ignore-existing")
-    return [tool, *only, "--out-format=%i %l %n", f"--exclude=/{without}", *place.options, f"{view}/", place.current]
+def list_all(tool: str, place: Place) -> list[str]:
+    """List every entry of the mirror."""
+    return [tool, "-r", "--list-only", *place.options, place.current]
 
 
 def delete_listed(tool: str, view: Path, place: Place, paths: Path) -> list[str]:
@@ -117,6 +110,11 @@ def get_small(tool: str, place: Place, paths: Path, into: Path) -> list[str]:
 def list_top(tool: str, place: Place) -> list[str]:
     """List the entries of the target's directory."""
     return [tool, "--list-only", *place.options, f"{place.location}/"]
+
+
+def fetch_listed(tool: str, place: Place, paths: Path, into: str) -> list[str]:
+    """Fetch the listed files, relative to the target's directory, those that are there: their content, in directories as they come."""
+    return [tool, "-d", "--from0", f"--files-from={paths}", "--ignore-missing-args", *_OUTPUT, *place.options, f"{place.location}/", into]
 
 
 def fetch(tool: str, place: Place, paths: Path, into: str) -> list[str]:

@@ -40,6 +40,7 @@ class Item:
         return self.change[0] in "<>" and self.change[1] == "f"
 
 
+_LISTED: Final = re.compile(rb"[-dlpscb?]\S+ +[\d,.]+ \S+ \S+ (?P<path>.+)")
 _RUNNING: Final = re.compile(rb" *(\d+) +\d+% .*?(?:\(xfr#\d+, (?:to|ir)-chk=(\d+)/(\d+)\))?\s*")
 _ITEM: Final = re.compile(rb"([<>ch.][fdLDS][a-zA-Z+.? ]{9}|\*deleting  ) (\d+) (.+)")
 _ESCAPE: Final = re.compile(rb"\\#([0-3][0-7]{2})")
@@ -64,8 +65,15 @@ def parse_wire_bytes(line: bytes) -> int:
 
 def parse_listing(lines: Iterable[bytes]) -> list[bytes]:
     """Given lines of `--list-only`, return the names in them without "."."""
-    found = [match[1] for line in lines if (match := re.fullmatch(rb"[-dlpscb?]\S+ +[\d,.]+ \S+ \S+ (.+)", line))]
-    return [name for name in found if name != b"."]
+    return [path for line in lines if (path := parse_listed(line)) and path != b"."]
+
+
+def parse_listed(line: bytes) -> bytes | None:
+    """Given a line of `--list-only`, return the path in it, or None."""
+    match = _LISTED.fullmatch(line)
+    if match is None:
+        return None
+    return _unescaped(match["path"].partition(b" -> ")[0] if line.startswith(b"l") else match["path"])
 
 
 def obstacles(complaints: str) -> tuple[list[bytes], bool]:
@@ -77,14 +85,15 @@ def obstacles(complaints: str) -> tuple[list[bytes], bool]:
     return [_unescaped(path.encode("utf-8", "surrogateescape")) for path in found], not re.search(r"^rsync: ", complaints, re.MULTILINE)
 
 
-def topmost(deleted: Iterable[bytes]) -> list[bytes]:
-    """Given paths as rsync lists deletions (directories end in a slash), return those that lie below no other, without the slash.
+class Topmost:
+    """Collects paths, of those that come the topmost alone: what lies below one that came before is left out."""
 
-    With a long name goes its companion of its own accord: rsync lists both.
-    """
-    paths = list(deleted)
-    directories = {path for path in paths if path.endswith(b"/")}
-    return [path.rstrip(b"/") for path in paths if not _parents(path) & directories]
+    def __init__(self) -> None:
+        self.paths: set[bytes] = set()
+
+    def add(self, path: bytes) -> None:
+        if self.paths.isdisjoint(_parents(path)):
+            self.paths.add(path)
 
 
 @dataclass
@@ -104,7 +113,7 @@ class Tally:
         """Count one item; `sealed` = it is of an encrypted tree."""
         if item.deleted:
             self.deleted.append(item.path)
-        elif item.sent and not (sealed and gocryptfs.is_companion(item.path)):
+        elif item.sent and not (sealed and _is_ours(item.path)):
             self.sent_entries += 1
             if item.is_content:
                 self.sent_bytes += gocryptfs.plain_size(item.length) if sealed else item.length
@@ -114,6 +123,11 @@ def _unescaped(path: bytes) -> bytes:
     return _ESCAPE.sub(lambda match: bytes((int(match[1], 8),)), path)
 
 
+def _is_ours(sealed: bytes) -> bool:
+    """Whether an encrypted path stands for no entry of the snapshot: gocryptfs's own files, and what holds the snapshot."""
+    return b"/" not in sealed.rstrip(b"/") or gocryptfs.is_companion(sealed)
+
+
 def _parents(path: bytes) -> set[bytes]:
-    parts = path.rstrip(b"/").split(b"/")
-    return {b"/".join(parts[:depth]) + b"/" for depth in range(1, len(parts))}
+    parts = path.split(b"/")
+    return {b"/".join(parts[:depth]) for depth in range(1, len(parts))}

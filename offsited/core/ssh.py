@@ -23,6 +23,9 @@ _OPTIONS: Final = (
 )
 """Nothing asked, nothing learnt, nobody else's keys; a peer that went away is noticed within a minute."""
 
+_PERSIST: Final = 120
+"""Seconds that the shared connection waits for its next use."""
+
 _UNREACHABLE: Final = (
     r"Connection (?:refused|timed out|reset|closed)|Operation timed out|No route to host|Network is unreachable|Broken pipe"
     r"|Could not resolve hostname|not responding|kex_exchange_identification|banner exchange"
@@ -36,9 +39,13 @@ _MEANINGS: Final[tuple[tuple[str, Reason], ...]] = (
 )
 
 
-def command(tool: str, target: SshTarget, known_hosts: Path) -> list[str]:
-    """The ssh command line up to the host, which rsync adds."""
-    options = [*_OPTIONS, f"UserKnownHostsFile={known_hosts}"]
+def command(tool: str, target: SshTarget, known_hosts: Path, control: Path) -> list[str]:
+    """The ssh command line up to the host, which rsync adds.
+
+    The first connection of a job serves the later ones through the socket `control`, ssh_config(5) ControlMaster; it ends with the job.
+    """
+    sharing = ("ControlMaster=auto", f"ControlPath={control}", f"ControlPersist={_PERSIST}")
+    options = [*_OPTIONS, *sharing, f"UserKnownHostsFile={known_hosts}"]
     return [tool, "-F", "none", "-a", "-x", "-T", "-p", str(target.port), "-i", target.identity, *(f"-o{option}" for option in options)]
 
 

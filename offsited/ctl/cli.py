@@ -164,16 +164,17 @@ def lock(out: Output, vault: str) -> int:
 @click.option("--all", "every", is_flag=True, help="Sync to every target, one after another.")
 @click.option("--no-block", is_flag=True, help="Return when the job has started.")
 @click.option("--allow-older", is_flag=True, help="Accept a snapshot older than the last one synced, or dated in the future.")
+@click.option("--reconcile", is_flag=True, help="Compare everything with the target, not only what changed here.")
 @click.option("--timed", is_flag=True, help="Asked for by a timer: print the final line alone.")
 @json_option
 @click.pass_obj
-def sync(out: Output, vault: str, target: str, *, every: bool, no_block: bool, allow_older: bool, timed: bool) -> int:
+def sync(out: Output, vault: str, target: str, *, every: bool, no_block: bool, allow_older: bool, reconcile: bool, timed: bool) -> int:
     """Bring the newest snapshot to a target, and wait until it is there."""
     from offsited.ctl import jobs
 
     if every and (target or no_block):
         raise click.UsageError("--all goes with neither --target nor --no-block.")
-    wish = jobs.SyncWish(allow_older=allow_older, timed=timed, block=not no_block)
+    wish = jobs.SyncWish(allow_older=allow_older, reconcile=reconcile, timed=timed, block=not no_block)
     with _about(vault) as client:
         return jobs.sync_all(out, client, vault, wish) if every else jobs.sync(out, client, vault, target, wish)
 
@@ -245,14 +246,15 @@ def list_command(out: Output) -> int:
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
 @click.option("--to", required=True, metavar="DIR", type=click.Path(), help="Write what is restored there; made if it does not exist.")
 @target_option("Restore from this target instead of the default one.")
+@click.option("--without-manifest", is_flag=True, help="Copy what is there, for when the manifest at the target is damaged.")
 @json_option
 @click.pass_obj
-def restore(out: Output, vault: str, paths: tuple[str, ...], to: str, target: str) -> int:
+def restore(out: Output, vault: str, paths: tuple[str, ...], *, to: str, target: str, without_manifest: bool) -> int:
     """Bring back PATHs of the snapshot that a target holds, or all of it."""
     from offsited.ctl.restore import restore as bring_back
 
     with _about(vault) as client:
-        return bring_back(out, client, vault, paths, to=to, target=target)
+        return bring_back(out, client, vault, paths, to=to, target=target, without_manifest=without_manifest)
 
 
 @cli.command("check-config")

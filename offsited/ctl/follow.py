@@ -9,7 +9,7 @@ from offsited import names
 from offsited.core.outcome import ADVICE, Outcome, exit_status, parse_reason
 from offsited.ctl.client import Client, Event, NoAnswer, NoSuchObject, Presence, Request, Signal
 from offsited.ctl.objects import Job, JobEnd
-from offsited.errors import ConfigInvalid, Exit, Failed, Held, Internal, Locked, OffsitedError, TargetAbsent
+from offsited.errors import ConfigInvalid, Different, Exit, Failed, Held, Internal, Locked, OffsitedError, TargetAbsent
 
 QUIET: Final = 5.0
 """Seconds without a signal after which we look for ourselves."""
@@ -21,6 +21,7 @@ _ERRORS: Final[dict[Exit, type[OffsitedError]]] = {
     Exit.HELD: Held,
     Exit.ABSENT: TargetAbsent,
     Exit.CONFIG: ConfigInvalid,
+    Exit.DIFFERENT: Different,
 }
 
 

@@ -8,19 +8,20 @@ from pathlib import Path
 
 from offsited import names
 from offsited.ctl import agent, objects
-from offsited.ctl.client import Client, Request
+from offsited.ctl.client import Client, Request, option
 from offsited.ctl.jobs import see_through, vault_path
 from offsited.ctl.output import Output
 from offsited.errors import Failed, InvalidArgs
 
 
-def restore(out: Output, client: Client, vault: str, paths: Sequence[str], *, to: str, target: str) -> int:
+def restore(out: Output, client: Client, vault: str, paths: Sequence[str], *, to: str, target: str, without_manifest: bool = False) -> int:
     """Restore `paths` (none = everything) into the directory `to`; return the exit status."""
     wanted = path_list(paths)
+    options = {"without_manifest": option("b", value=True)} if without_manifest else {}
     client.subscribe()
     path = vault_path(client, vault)
     with _directory(Path(to)) as destination, _memfd(wanted) as listed, agent.on_terminal():
-        request = Request(path, names.VAULT, "Restore", "shha{sv}", (target, 0, 1, {}), fds=(destination, listed), acts=True)
+        request = Request(path, names.VAULT, "Restore", "shha{sv}", (target, 0, 1, options), fds=(destination, listed), acts=True)
         reply = client.call(request)
     return see_through(out, client, vault, int(objects.leaf(reply.body[0])), quiet=False)
 

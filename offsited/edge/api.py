@@ -119,13 +119,13 @@ class VaultExport(_Exported):
         return ()
 
     async def _sync(self, target: str, options: Mapping[str, object]) -> tuple[Any, ...]:
-        chosen = Options(**_flags(options, "allow_older", "timed"))
+        chosen = Options(**_flags(options, "allow_older", "reconcile", "timed"))
         job = await self._engine.sync(self._vault.name, target, chosen)
         return (names.job_path(job.number),)
 
     async def _restore(self, target: str, destination: int, paths: int, options: Mapping[str, object]) -> tuple[Any, ...]:
-        _flags(options)
-        job = await self._engine.restore(self._vault.name, target, destination, paths)
+        chosen = Options(**_flags(options, "without_manifest"))
+        job = await self._engine.restore(self._vault.name, target, destination, paths, chosen)
         return (names.job_path(job.number),)
 
     async def _cancel(self, options: Mapping[str, object]) -> tuple[Any, ...]:

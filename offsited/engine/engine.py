@@ -13,6 +13,7 @@ from typing import Final
 from offsited import names
 from offsited.core import unit
 from offsited.core.config import DiskTarget, SshTarget
+from offsited.core.outcome import Outcome
 from offsited.core.record import JobRecord, Kind, Options
 from offsited.core.unit import UnitEnd
 from offsited.engine.jobs import Job, Jobs, now
@@ -28,6 +29,7 @@ from offsited.errors import (
     NoSuchJob,
     NoSuchTarget,
     NoSuchVault,
+    OffsitedError,
     WrongPassphrase,
 )
 from offsited.store import Store
@@ -51,6 +53,7 @@ class Engine:
         self._invalid: tuple[str, ...] = ()
         self._starting: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._numbering = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.jobs = Jobs(units, announcer, self._job_ended)
 
     # --- what is known ---------------------------------------------------------------------------------------------
@@ -211,7 +214,7 @@ class Engine:
             self._announcer.vault_changed(vault, "Job")
             return job
 
-    async def restore(self, name: str, target: str, destination: int, paths: int) -> Job:
+    async def restore(self, name: str, target: str, destination: int, paths: int, options: Options) -> Job:
         """Start a restore into an open directory. Raise Locked, NoSuchTarget, InvalidArgs, ConfigInvalid or Failed."""
         vault = self.vault(name)
         wanted = _find_target(vault, target)
@@ -220,7 +223,7 @@ class Engine:
         listed = os.fstat(paths)
         if not stat.S_ISREG(listed.st_mode) or listed.st_size > PATHS_MAX:
             raise InvalidArgs(f"the paths must come in a regular file or memfd of at most {PATHS_MAX} bytes")
-        return await self._start(vault, wanted, Kind.RESTORE, Options(), {names.DESTINATION_FD: destination, names.PATHS_FD: paths})
+        return await self._start(vault, wanted, Kind.RESTORE, options, {names.DESTINATION_FD: destination, names.PATHS_FD: paths})
 
     async def cancel(self, name: str) -> None:
         """End the job that writes to a vault. Raise NoSuchJob if none runs."""
@@ -258,6 +261,21 @@ class Engine:
         self._announcer.vault_changed(vault, "Job", "LastJob", "LastOutcome", "LastReason")
         changed = ("State", "CommitJob", "SnapshotDated", "Confirmed", "LastOutcome", "LastReason")
         self._announcer.target_changed(vault, record.target, *changed)
+        if record.newer and record.outcome in {Outcome.DONE, Outcome.PARTIAL}:
+            self._again(record)
+
+    def _again(self, record: JobRecord) -> None:
+        """While a job ran, its source has named another snapshot: sync that one too."""
+        options = Options(timed=record.options.timed)
+        task = asyncio.get_running_loop().create_task(self._sync_quietly(record.vault, record.target, options))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _sync_quietly(self, vault: str, target: str, options: Options) -> None:
+        try:
+            await self.sync(vault, target, options)
+        except OffsitedError as error:
+            _log.warning("vault %s: the newer snapshot is not synced now: %s", vault, error.message, extra={names.FIELD_VAULT: vault})
 
     def disks_changed(self) -> None:
         """Block devices have come or gone."""

@@ -80,7 +80,7 @@ class Comparison:
             self._find_by_inode()
         recognise_renames(self._pending)
         regroup(self._pending, same_device=self._same_device)
-        self._pending.set_fact("entries", self._entries)
+        self._pending.set_fact("entries", self._entries - 1)  # but for the top itself
         self._pending.set_fact("size", self._size)
 
     def _compare(self, listing: Listing, unread: set[bytes]) -> list[bytes]:

@@ -1,22 +1,36 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What one target is known to hold: the files in `state/targets/T/`.
 
-commit.json     the commit last confirmed there, in clear
-sealed.json     where it lies there and what it looks like encrypted, so that it can be recognised without the key
-tree/           what goes to the target beside the snapshot; bound at plain/offsited
+commit.json         the commit last confirmed there, in clear
+sealed.json         where it lies there, and what it and its predecessors look like encrypted: recognised without the key
+pending.json        a commit that is on its way: until the next look nobody knows whether it has arrived
+intent.jsonl.gz     what an uncommitted job may have changed there
+segments/           the manifest's segments, as the commit lists them
+manifest.sqlite     the same manifest, made ready for questions (worker.ledger)
+tree/               what goes to the target beside the snapshot; bound at plain/offsited
 """
 
+import gzip
+import os
 import shutil
+import zlib
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from offsited.core.commit import Commit, digest, parse_commit
-from offsited.store import write_whole
+from offsited.store import sync_directory, write_whole
 
 COMMIT_FILE: Final = "commit.json"
+PREVIOUS_FILE: Final = "previous.json"
+"""At the target: the commit before."""
+INTENT_FILE: Final = "intent.jsonl.gz"
+_PENDING_FILE: Final = "pending.json"
+_SEALED_FILE: Final = "sealed.json"
+_HISTORY_KEPT: Final = 10_000
 
 
 class Sealed(BaseModel):
@@ -25,10 +39,42 @@ class Sealed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format: int = 1
-    path: str = ""
+    commit_path: str = ""
     """The commit file's encrypted path below `current/`."""
-    digest: str = ""
-    """SHA-256 of the encrypted file, in hex."""
+    history: tuple[str, ...] = ()
+    """SHA-256, in hex, of each commit confirmed there as it is encrypted, the last one last."""
+
+
+class Announced(BaseModel):
+    """`pending.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int = 1
+    content: str
+    """The commit file."""
+    commit_path: str
+    sealed: str
+    """SHA-256 of the file as it is encrypted."""
+
+    def arrived(self, found: bytes | None) -> bool:
+        """Given the commit file as it lies at the target, whether it is this one."""
+        return found is not None and digest(found) == self.sealed
+
+
+class Standing(Enum):
+    """How the commit that lies at a target stands to what we know."""
+
+    NOTHING = auto()
+    """There is none, and there should be none."""
+    CONFIRMED = auto()
+    """The one confirmed last."""
+    LOST = auto()
+    """There is none where there should be one."""
+    ROLLED_BACK = auto()
+    """An older one of ours."""
+    UNKNOWN = auto()
+    """Not one that we made."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +92,31 @@ class Confirmed:
         """Read what is there; nothing, if nothing was confirmed yet or it cannot be read."""
         content = _content(directory / COMMIT_FILE)
         commit = parse_commit(content) if content else None
-        return cls(directory, content, commit, _parse_sealed(_content(directory / "sealed.json")) if commit else Sealed())
+        return cls(directory, content if commit else None, commit, _parse_sealed(_content(directory / _SEALED_FILE)))
 
     @property
     def tree(self) -> Path:
         return self.directory / "tree"
+
+    @property
+    def segments(self) -> Path:
+        return self.directory / "segments"
+
+    @property
+    def manifest(self) -> Path:
+        return self.directory / "manifest.sqlite"
+
+    @property
+    def intent(self) -> Path:
+        return self.directory / INTENT_FILE
+
+    def intent_line(self) -> bytes:
+        """The header of the intent that an uncommitted job left; b"" if none did, or if it cannot be read."""
+        try:
+            with gzip.open(self.intent, "rb") as file:
+                return file.readline()
+        except (OSError, EOFError, zlib.error):
+            return b""
 
     @property
     def dated(self) -> int:
@@ -62,19 +128,46 @@ class Confirmed:
         """How the next commit refers to this one."""
         return digest(self.content) if self.content else ""
 
-    def is_at_target(self, found: bytes | None) -> bool:
-        """Whether the commit file that was found at the target is the one confirmed last."""
-        return found is not None and digest(found) == self.sealed.digest
+    def standing(self, found: bytes | None) -> Standing:
+        """Given the commit file as it lies at the target, encrypted, None = none, say what to make of it."""
+        if found is None:
+            return Standing.LOST if self.sealed.history else Standing.NOTHING
+        sealed = digest(found)
+        if self.commit and self.sealed.history[-1:] == (sealed,):
+            return Standing.CONFIRMED
+        return Standing.ROLLED_BACK if sealed in self.sealed.history else Standing.UNKNOWN
+
+    def announced(self) -> Announced | None:
+        """A commit that an interrupted job had on its way."""
+        try:
+            return Announced.model_validate_json(_content(self.directory / _PENDING_FILE) or b"")
+        except ValidationError:
+            return None
+
+    def announce(self, announced: Announced) -> None:
+        """Record what is about to be committed, before it is sent."""
+        write_whole(self.directory / _PENDING_FILE, announced.model_dump_json().encode())
+
+    def confirm(self, announced: Announced) -> "Confirmed":
+        """Keep a commit that is at the target now. The ledger must hold it already."""
+        history = (*self.sealed.history, announced.sealed)[-_HISTORY_KEPT:]
+        sealed = Sealed(commit_path=announced.commit_path, history=history)
+        write_whole(self.directory / _SEALED_FILE, sealed.model_dump_json().encode())
+        write_whole(self.directory / COMMIT_FILE, announced.content.encode())
+        for done in (self.intent, self.directory / _PENDING_FILE):
+            done.unlink(missing_ok=True)
+        sync_directory(self.directory)
+        return Confirmed.read(self.directory)
 
     def new_tree(self) -> None:
         """Make `tree/`, empty: a fresh view never sees an older file of the same name."""
         shutil.rmtree(self.tree, ignore_errors=True)
         self.tree.mkdir(mode=0o700, parents=True)
+        self.segments.mkdir(mode=0o700, exist_ok=True)
 
-    def confirm(self, content: bytes, path: str, sealed: bytes) -> None:
-        """Keep a commit that is at the target now."""
-        write_whole(self.directory / "sealed.json", Sealed(path=path, digest=digest(sealed)).model_dump_json().encode())
-        write_whole(self.directory / COMMIT_FILE, content)
+    def stage(self, file: Path, name: str = "") -> None:
+        """Show a file of ours in `tree/`, hence in the view."""
+        os.link(file, self.tree / (name or file.name))
 
 
 def _parse_sealed(content: bytes | None) -> Sealed:

@@ -5,11 +5,13 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from offsited import names
 from offsited.core import rsync
 from offsited.core.config import DiskTarget
 from offsited.core.outcome import Reason
@@ -17,6 +19,8 @@ from offsited.core.rsync import Place
 from offsited.errors import JobFailed
 from offsited.worker import mounts, process
 from offsited.worker.job import Job
+from offsited.worker.target import SMALL, Found
+from offsited.worker.transfer import Transfers
 
 _OPTIONS: Final = "nosuid,nodev,noexec,noatime"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
@@ -32,6 +36,19 @@ class Disk:
     root: Path
     path: str
     point: Path
+
+    async def look(self, _transfers: Transfers, files: Sequence[str]) -> Found:
+        """Natively: no program is run."""
+        return await asyncio.to_thread(self._look, files)
+
+    def _look(self, files: Sequence[str]) -> Found:
+        owner = _small_file(self.point / names.OWNER_FILE)
+        return Found(
+            owner=owner,
+            files={path: content for path in files if (content := _small_file(self.point / names.CURRENT_DIR / path)) is not None},
+            complete=(self.point / names.CURRENT_DIR).is_dir() and (self.point / names.PARTIAL_DIR).is_dir(),
+            empty=owner is None and not (self.point.is_dir() and any(self.point.iterdir())),
+        )
 
     async def make_directory(self) -> None:
         """Make the directory, with its parents in the disk's file system, if it is missing. Raise JobFailed."""
@@ -91,6 +108,19 @@ async def _mount(tool: str, device: str, point: Path, *, writing: bool) -> None:
             break
     if ended.status or mounts.find(point) is None:
         raise JobFailed(Reason.TARGET_ABSENT, f"{device} cannot be mounted: {ended.complaints}")
+
+
+def _small_file(path: Path) -> bytes | None:
+    """The content of a regular file of sensible size, or None. Raise JobFailed for one that the disk does not give."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise JobFailed(Reason.TARGET_DAMAGED, f"{path.name}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        return file.read(SMALL) if stat.S_ISREG(status.st_mode) and status.st_size <= SMALL else None
 
 
 def _open_if_there(top: int, path: str) -> int | None:

@@ -6,7 +6,11 @@ reverse mode, has the encrypted names, and inode numbers tell which is which. (g
 UTF-8 with a wrong name and no error.)
 """
 
+import asyncio
 import os
+import shutil
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from offsited.core import gocryptfs
@@ -16,9 +20,11 @@ from offsited.worker.job import Job
 from offsited.worker.view import mounted
 
 
-async def of(job: Job, paths: tuple[bytes, ...]) -> dict[bytes, str]:
+async def of(job: Job, paths: Iterable[bytes]) -> dict[bytes, str]:
     """Given paths below `plain/`, return the path of each in the vault's view. Raise JobFailed for one too long to be in a backup."""
-    skeleton, point = job.runtime / "skeleton", job.runtime / "names"
+    work = Path(tempfile.mkdtemp(prefix="names-", dir=job.runtime))
+    skeleton, point = work / "skeleton", work / "names"
+    paths = tuple(paths)
     try:
         for path in paths:
             (skeleton / os.fsdecode(path)).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -27,6 +33,7 @@ async def of(job: Job, paths: tuple[bytes, ...]) -> dict[bytes, str]:
     command = gocryptfs.names_mount(job.tools.gocryptfs, skeleton, point, key_file=job.files.key_file, notify=os.getpid())
     async with mounted(command, point, gocryptfs.REVERSE_FILE_SYSTEM, key=job.key) as view:
         found = await view.guard(view.look(lambda: _pairs(skeleton, point)))
+    await asyncio.to_thread(shutil.rmtree, skeleton)
     return {path: found[path] for path in paths}
 
 

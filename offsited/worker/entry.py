@@ -10,7 +10,7 @@ from typing import Final
 
 from offsited.core.manifest import HOLES_KEPT, Ranges
 
-_FS_IOC_GETFLAGS: Final = 0x80086601
+FS_IOC_GETFLAGS: Final = 0x80086601
 """ioctl_iflags(2) on 64-bit machines."""
 LETTERS: Final = (
     (0x1, "s"), (0x2, "u"), (0x4, "c"), (0x8, "S"), (0x10, "i"), (0x20, "a"), (0x40, "d"), (0x80, "A"), (0x4000, "j"), (0x8000, "t"),
@@ -48,9 +48,14 @@ def detail(name: bytes, status: os.stat_result) -> Detail:
         os.close(descriptor)
 
 
+def flag_bits(letters: str) -> int:
+    """Given flags as chattr(1) writes them, return their bits."""
+    return sum(bit for bit, letter in LETTERS if letter in letters)
+
+
 def _flags(descriptor: int) -> str:
     try:
-        (bits,) = struct.unpack("=i", fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, bytes(8))[:4])
+        (bits,) = struct.unpack("=i", fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, bytes(8))[:4])
     except OSError as error:
         if error.errno in {errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
             return ""

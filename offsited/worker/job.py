@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from offsited import names
 from offsited.core import config
@@ -38,7 +38,10 @@ class Job:
     """Descriptor of the passphrase: standard input. Handed to gocryptfs, never read."""
 
 
-Body = Callable[[Job], Coroutine[Any, Any, None]]
+Ending = tuple[Outcome, Reason]
+DONE: Final[Ending] = (Outcome.DONE, Reason.NONE)
+Body = Callable[[Job], Coroutine[Any, Any, Ending]]
+"""What a job does. It returns how it ended, or raises JobFailed."""
 
 
 def run(record: JobRecord, store: Store, body: Body) -> int:
@@ -50,10 +53,10 @@ def run(record: JobRecord, store: Store, body: Body) -> int:
     return exit_status(outcome, reason)
 
 
-async def _supervised(report: Report, store: Store, body: Body) -> tuple[Outcome, Reason]:
+async def _supervised(report: Report, store: Store, body: Body) -> Ending:
     async with report.speaking():
         try:
-            await _until_cancelled(body(_prepare(report, store)))
+            return await _until_cancelled(body(_prepare(report, store)))
         except asyncio.CancelledError:
             return Outcome.CANCELED, Reason.CANCELED
         except JobFailed as error:
@@ -67,10 +70,9 @@ async def _supervised(report: Report, store: Store, body: Body) -> tuple[Outcome
             traceback.print_exc(file=sys.stderr)
             report.remark(repr(error))
             return Outcome.FAILED, Reason.INTERNAL
-    return Outcome.DONE, Reason.NONE
 
 
-async def _until_cancelled(work: Coroutine[Any, Any, None]) -> None:
+async def _until_cancelled(work: Coroutine[Any, Any, Ending]) -> Ending:
     """Run `work`; the first SIGTERM cancels it, and further ones do not disturb its tidying up."""
     task = asyncio.create_task(work)
     loop = asyncio.get_running_loop()
@@ -84,7 +86,7 @@ async def _until_cancelled(work: Coroutine[Any, Any, None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, cancel_once)
-    await task
+    return await task
 
 
 def _prepare(report: Report, store: Store) -> Job:

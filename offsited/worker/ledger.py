@@ -141,6 +141,29 @@ class Ledger:
         for (directory,) in self.database.execute("SELECT path FROM directories ORDER BY path"):
             yield from self.children(directory).values()
 
+    def directories_below(self, path: bytes, *, deepest_first: bool = False) -> Iterator[Row]:
+        """The rows of a directory and of all below it, each after the one that holds it, or before."""
+        for directory in self._directories_in(path, "DESC" if deepest_first else "ASC"):
+            row = self.row(directory)
+            if row:
+                yield row
+
+    def entries_below(self, path: bytes) -> Iterator[Row]:
+        """The rows of all that is no directory below a directory, directory by directory."""
+        for directory in self._directories_in(path, "ASC"):
+            yield from (row for row in self.children(directory).values() if row.kind != "d")
+
+    def _directories_in(self, path: bytes, order: str) -> Iterator[bytes]:
+        query = f"SELECT path FROM directories WHERE ?1 = x'' OR path = ?1 OR (path > ?2 AND path < ?3) ORDER BY path {order}"
+        for (directory,) in self.database.execute(query, (path, path + b"/", path + b"0")):
+            yield directory
+
+    def first_of_link(self, link: int, path: bytes) -> bytes:
+        """The path of the hard-link group that was asked for first, since the ledger was opened."""
+        self.database.execute("CREATE TEMP TABLE IF NOT EXISTS firsts (link INTEGER PRIMARY KEY, path BLOB NOT NULL)")
+        self.database.execute("INSERT OR IGNORE INTO temp.firsts VALUES (?, ?)", (link, path))
+        return bytes(self.database.execute("SELECT path FROM temp.firsts WHERE link = ?", (link,)).fetchone()[0])
+
     def of_inode(self, inode: int) -> list[Row]:
         """The rows of one inode that are no directories."""
         return self._found("e.inode = ? AND e.inode != 0 AND e.kind != 'd'", inode)

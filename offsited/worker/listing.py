@@ -25,7 +25,7 @@ BATCH: Final = 4000
 """Entries after which a process hands back what it found, and the directories that it has not entered."""
 _CHUNK: Final = 3000
 """Bytes of a path that are entered at once; the kernel takes 4,095."""
-_DIRECTORY, _TYPE = 0o040000, 0o170000
+_DIRECTORY, _REGULAR, _TYPE = 0o040000, 0o100000, 0o170000
 _DEVICES: Final = (0o020000, 0o060000)
 
 Place = tuple[bytes, int]
@@ -63,15 +63,10 @@ class Batch:
 
     entries: int = 0
     size: int = 0
-    """Bytes of what is no directory, each name counted."""
+    """Bytes of regular files, each name counted."""
     listings: list[Listing] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)
     excluded: list[bytes] = field(default_factory=list)
-
-
-def device_identity(top: int) -> str:
-    """What tells the file system of an open directory from others, across reboots: its id where it has one, else the device number."""
-    return f"{os.fstatvfs(top).f_fsid:x}" if os.fstatvfs(top).f_fsid else f"dev:{os.fstat(top).st_dev:x}"
 
 
 class Reader:
@@ -143,7 +138,7 @@ class Reader:
                 if excluded is not None and excluded(prefix + name, is_directory=is_directory):
                     batch.excluded.append(prefix + name)
                     continue
-                if at != device:
+                if is_directory and at != device:  # of files overlayfs tells the device below it
                     batch.unread.append(Unread(prefix + name, errno.EXDEV))
                     continue
                 if is_directory:
@@ -152,7 +147,8 @@ class Reader:
                 else:
                     rdev = status.st_rdev if mode & _TYPE in _DEVICES else 0
                     values.append((name, mode, inode, uid, gid, length, status.st_mtime_ns, rdev, xattrs))
-                    size += length
+                    if mode & _TYPE == _REGULAR:
+                        size += length
                 statuses.append(status)
         batch.entries += len(values)
         batch.size += size

@@ -1,33 +1,44 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The steps of a sync that need the encrypted view: send, check the snapshot again, delete, commit."""
+"""The steps of a sync that need the encrypted view: intent, send, check the snapshot again, delete, commit."""
 
 import asyncio
+import gzip
+import itertools
 import os
-from dataclasses import dataclass
+import stat
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from offsited import names
-from offsited.core import gocryptfs, rsync
+from offsited.core import gocryptfs, intent, rsync
 from offsited.core.commit import Commit, digest, encode
+from offsited.core.manifest import Header, SegmentFile, root_hash
 from offsited.core.outcome import Reason
+from offsited.core.plan import Change
 from offsited.core.progress import Phase, Progress
-from offsited.core.rsync_output import Item, obstacles, parse_line, topmost
+from offsited.core.rsync_output import Topmost, parse_listed
 from offsited.errors import JobFailed
 from offsited.store import write_whole
-from offsited.worker import census
-from offsited.worker.census import Census
-from offsited.worker.confirmed import COMMIT_FILE, Confirmed
+from offsited.worker import compare, mounts, segments, target
+from offsited.worker.confirmed import COMMIT_FILE, INTENT_FILE, PREVIOUS_FILE, Announced, Confirmed, Standing
 from offsited.worker.job import Job
+from offsited.worker.outgoing import Outgoing, hash_file, sealed_from, travels
+from offsited.worker.pending import Item, Pending
 from offsited.worker.report import now
+from offsited.worker.sealed_paths import SealedPaths
 from offsited.worker.snapshot import Snapshot
-from offsited.worker.target import Found, Target, prepare
+from offsited.worker.target import Found, Target
 from offsited.worker.transfer import TransferFailed, Transfers, patiently
-from offsited.worker.view import View, encrypt_path, mounted
+from offsited.worker.view import View, mounted, require
 
 CANARY: Final = "canary"
 CANARY_BYTES: Final = 32
 """A file beside the snapshot, new with each job: a view that shows it is of this very `plain/`."""
+_AT_ONCE: Final = 5000
+"""Paths translated at once."""
 
 
 @dataclass(frozen=True)
@@ -35,41 +46,71 @@ class _Shown:
     """The view, and paths in it."""
 
     point: Path
+    sealed: SealedPaths
     backup: str
     offsited: str
     canary: str
     commit: str
+    intent: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Mirror:
-    """What the steps work with: a bound snapshot, an inspected target, and what a walk met."""
+    """What the steps work with: a bound snapshot, an inspected target, and a plan."""
 
     job: Job
     opened: Snapshot
     confirmed: Confirmed
-    met: Census
+    pending: Pending
     target: Target
     found: Found
     transfers: Transfers
+    standing: Standing
+    whole: bool
+    """Compare everything with the target, not only what changed here."""
+    interrupted: bool
+    """An earlier job did not get to its commit: it may have left unfinished files."""
+    deleted: int = field(default=0)
+    """Entries deleted at the target."""
+
+    async def compare(self) -> None:
+        """Hash what may be unchanged although its inode says nothing: files of another file system, or of a rebuilt ledger."""
+        await asyncio.to_thread(self._compare, threading.Event())
+
+    def _compare(self, stop: threading.Event) -> None:
+        done = 0
+        for item in self.pending.to_compare():
+            self.pending.set_hash(item.row.path, hash_file(self.opened.descriptor, item.row, stop))
+            done += item.row.size
+            self.job.report.progress(Progress(Phase.HASHING, bytes_done=done))
+        if done:
+            compare.recognise_renames(self.pending)
 
     async def run(self) -> None:
         """Mount the view, take the steps, end gocryptfs. Raise JobFailed."""
         self.job.report.phase(Phase.VIEW)
+        await require(self.job.tools.gocryptfs)
         point, control = self.job.runtime / "view", self.job.runtime / "control"
-        command = gocryptfs.reverse_mount(
-            self.job.tools.gocryptfs, self.job.files.plain, point, control=control, notify=os.getpid(), exclude=_exclude_file(self.job)
-        )
+        command = gocryptfs.reverse_mount(self.job.tools.gocryptfs, self.job.files.plain, point, control=control, notify=os.getpid())
         async with mounted(command, point, gocryptfs.REVERSE_FILE_SYSTEM, key=self.job.key) as view:
-            await view.guard(self._steps(view, control))
+            await view.guard(self._steps(view, SealedPaths(self.job, control)))
 
-    async def _steps(self, view: View, control: Path) -> None:
-        paths = names.BACKUP_DIR, names.OFFSITED_DIR, f"{names.OFFSITED_DIR}/{CANARY}", f"{names.OFFSITED_DIR}/{COMMIT_FILE}"
-        shown = _Shown(view.point, *[await encrypt_path(control, path) for path in paths])
+    async def _steps(self, view: View, sealed: SealedPaths) -> None:
+        paths = [names.BACKUP_DIR, names.OFFSITED_DIR, *(f"{names.OFFSITED_DIR}/{name}" for name in (CANARY, COMMIT_FILE, INTENT_FILE))]
+        shown = _Shown(view.point, sealed, *await sealed.of([path.encode() for path in paths]))
         await view.look(lambda: self._check_view(shown))
-        await prepare(self.transfers, self.target, self.job.files.identity(), self.found)
-        await self._send(shown)
-        await self._check_snapshot()
+        await self._check_unknown(shown)
+        await target.prepare(self.transfers, self.target, self.job.files.identity(), self.found)
+        await self._intend(shown)
+        try:
+            postponed = await self._send(shown)
+        except TransferFailed as failure:
+            # What is listed and gone counts as an error of rsync's, and is the snapshot's fault.
+            if failure.meaning.reason is Reason.RSYNC_PARTIAL:
+                await asyncio.to_thread(self._check_snapshot)
+            raise
+        await asyncio.to_thread(self._check_snapshot)
+        await self._make_way(shown, postponed)
         await self._delete(shown, view)
         await self._commit(shown, view)
 
@@ -84,87 +125,256 @@ class Mirror:
         if inode & gocryptfs.INODE_BITS != self.opened.inode & gocryptfs.INODE_BITS or len(canary) != gocryptfs.sealed_size(CANARY_BYTES):
             raise JobFailed(Reason.VIEW_WRONG, "it shows another directory, or not what was written just now")
 
-    async def _send(self, shown: _Shown) -> None:
-        """Send everything. A directory of the target that stands in the way of a file goes once the snapshot was found unchanged."""
-        try:
-            await self._send_all(shown)
-        except TransferFailed as failure:
-            paths, nothing_else = obstacles(failure.complaints)
-            if not paths or not nothing_else:
-                raise
-            await self._check_snapshot()
-            listed = self.transfers.list_file(paths)
-            await self._counted(rsync.replace_listed(self._tool, shown.point, self._place, listed))
-            await self._send_all(shown)
+    async def _check_unknown(self, shown: _Shown) -> None:
+        """Without our own state nobody knew where to look for a commit: one that lies there is not known here."""
+        if self.standing is not Standing.NOTHING or self.found.owner is None:
+            return
+        found = await self.target.look(self.transfers, [shown.commit])
+        if shown.commit in found.files:
+            if not self.job.options.reconcile:
+                raise JobFailed(Reason.TARGET_UNKNOWN)
+            self.whole = True
 
-    async def _send_all(self, shown: _Shown) -> None:
-        await self._counted(rsync.send(self._tool, shown.point, self._place, without=shown.offsited))
+    # --- intent ----------------------------------------------------------------------------------------------------
 
-    async def _check_snapshot(self) -> None:
-        """Raise JobFailed unless what is bound is the very directory that it was, and every directory in it."""
+    @property
+    def _seeding(self) -> bool:
+        """Whether the target holds nothing of ours yet: then there is nothing to be in doubt about."""
+        return self.confirmed.commit is None
+
+    async def _intend(self, shown: _Shown) -> None:
+        """Say what is about to change, here and at the target, before it does."""
+        await asyncio.to_thread(self._write_intent)
+        self.confirmed.stage(self.confirmed.intent)
+        await self._put(shown, [INTENT_FILE])
+
+    def _write_intent(self) -> None:
+        whole = self.whole or self._seeding
+        header = intent.Header(self.job.files.identity(), self.job.target.name, self.job.number, whole)
+        doubts = (doubt for doubt in self.pending.doubts() if doubt.again or not whole)
+        lines = (intent.encode_line(doubt.path, again=doubt.again) for doubt in doubts)
+        write_whole(self.confirmed.intent, gzip.compress(header.encode() + b"".join(lines), mtime=0))
+        self.pending.ledger.doubt(doubt for doubt in self.pending.doubts() if doubt.again or not whole)
+
+    # --- send ------------------------------------------------------------------------------------------------------
+
+    async def _send(self, shown: _Shown) -> list[Item]:
+        """Send everything that the plan says. Return what a directory at the target stands in the way of."""
+        total = await asyncio.to_thread(self._amount)
+        self.job.report.progress(total)
+        outgoing = Outgoing(
+            pending=self.pending,
+            snapshot=self.opened.descriptor,
+            sealed=shown.sealed,
+            view=shown.point,
+            place=self._place,
+            tool=self._tool,
+            transfers=self.transfers,
+            progress=total,
+        )
+        await self._top(shown)
+        await outgoing.send(([item] for item in self.pending.again()), again=True)
+        await outgoing.send(self._groups())
+        await outgoing.send([item] for item in self.pending.ungrouped())
+        if self.whole and not self._seeding:
+            await outgoing.send([item] for item in self._unchanged())
+        return outgoing.postponed
+
+    def _amount(self) -> Progress:
+        entries, size = self.pending.amount()
+        if self.whole and not self._seeding:
+            held = self.pending.ledger.totals()
+            entries, size = entries + held.entries, size + held.size
+        return Progress(Phase.SENDING, bytes_total=size, entries_total=entries)
+
+    def _groups(self) -> Iterator[list[Item]]:
+        """Hard-link groups, each whole."""
+        for paths in self.pending.link_groups():
+            items = [item for path in paths if (item := self.pending.item(path))]
+            travelling = [item for item in items if travels(item)]
+            if travelling:
+                yield travelling
+
+    def _unchanged(self) -> Iterator[Item]:
+        """What the plan says nothing of: in a comparison of everything the target may lack it all the same."""
+        for row in self.pending.unchanged():
+            yield Item(Change(0), row)
+
+    async def _top(self, shown: _Shown) -> None:
+        """The directories above the snapshot, the IV of each, and the key file."""
+        own = [".", names.DIRIV_FILE, names.TARGET_KEY_FILE, shown.backup, f"{shown.backup}/{names.DIRIV_FILE}"]
+        listed = self.transfers.list_file(path.encode() for path in own)
+        await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed))
+
+    # --- check and delete ------------------------------------------------------------------------------------------
+
+    def _check_snapshot(self) -> None:
+        """Raise JobFailed unless every directory of the snapshot is the very one that the plan was made from."""
         self.job.report.phase(Phase.CHECKING)
-        again = await census.take(str(self.job.files.plain / names.BACKUP_DIR), lambda _entries, _bytes: None)
-        if again != self.met:
-            raise JobFailed(Reason.SNAPSHOT_CHANGED, f"{self.met.entries} entries before, {again.entries} after")
+        check_top(self.opened)
+        for folder in itertools.chain(self.pending.folders(), self.pending.unchanged_folders()):
+            try:
+                status = self._status(folder.path)
+            except OSError as error:
+                raise JobFailed(Reason.SNAPSHOT_CHANGED, f"{os.fsdecode(folder.path)}: {error.strerror}") from None
+            if status.st_mtime_ns != folder.mtime or folder.inode not in {0, status.st_ino}:
+                raise JobFailed(Reason.SNAPSHOT_CHANGED, os.fsdecode(folder.path))
+
+    def _status(self, path: bytes) -> os.stat_result:
+        descriptor = mounts.open_deep(self.opened.descriptor, os.fsdecode(path) or ".", os.O_PATH | os.O_NOFOLLOW)
+        try:
+            return os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+
+    async def _make_way(self, shown: _Shown, postponed: Sequence[Item]) -> None:
+        """Send what could not be sent before, each in place of a directory."""
+        if not postponed:
+            return
+        paths = await shown.sealed.of([sealed_from(item.row.path) for item in postponed])
+        listed = self.transfers.list_file(_with_companions(paths))
+        await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed, force=True))
 
     async def _delete(self, shown: _Shown, view: View) -> None:
-        """Delete what the target has and the view has not: a list, made first, with the snapshot found unchanged after it was made."""
+        """Delete what is gone: the plan's list, and in a comparison of everything what the target has beside what it should have."""
         self.job.report.phase(Phase.DELETING)
-        doomed = topmost(await self._plan_deletions(shown))
-        if not doomed:
-            return
-        excluded = await view.look(lambda: _refused(shown.point, doomed)) if self.job.vault.source.exclude else []
-        await self._check_snapshot()
-        missing = self.transfers.list_file(path for path in doomed if path not in excluded)
-        await self._counted(rsync.delete_listed(self._tool, shown.point, self._place, missing), Progress(Phase.DELETING))
+        self.deleted = await asyncio.to_thread(self.pending.count_gone)
+        doomed, excluded = await self._doomed(shown)
+        if self.whole:
+            doomed |= await self._surplus(shown)
+        doomed = await view.look(lambda: _within_directories(shown.point, doomed))
+        if doomed:
+            listed = self.transfers.list_file(_with_companions(doomed))
+            await self._run(rsync.delete_listed(self._tool, shown.point, self._place, listed))
         if excluded:
             await self._delete_excluded(shown, excluded)
 
-    async def _delete_excluded(self, shown: _Shown, excluded: list[bytes]) -> None:
-        """rsync must not take 'refused' for 'missing'. So it gets a tree that has the parents and nothing else as an example."""
+    async def _doomed(self, shown: _Shown) -> tuple[set[str], set[str]]:
+        """The encrypted paths of the plan's deletions: those that the view has not, and those that it has, because they are excluded."""
+        doomed: set[str] = set()
+        excluded: set[str] = set()
+        for items in _parts(self.pending.deletions()):
+            paths = await shown.sealed.of([sealed_from(item.row.path) for item in items])
+            for item, path in zip(items, paths, strict=True):
+                (excluded if self._is_there(item.row.path) else doomed).add(path)
+        return doomed, excluded
+
+    def _is_there(self, path: bytes) -> bool:
+        try:
+            self._status(path)
+        except OSError:
+            return False
+        return True
+
+    async def _delete_excluded(self, shown: _Shown, excluded: set[str]) -> None:
+        """rsync must not find them in the view. So it gets a tree that has the parents and nothing else as an example."""
         example = self.job.runtime / "example"
         for path in excluded:
-            (example / os.fsdecode(path)).parent.mkdir(parents=True, exist_ok=True)
-        listed = self.transfers.list_file(excluded)
-        await self._counted(rsync.delete_by_example(self._tool, example, self._place, listed), Progress(Phase.DELETING))
-        parents = self.transfers.list_file({path.rpartition(b"/")[0] for path in excluded} - {b""})
-        await self._counted(rsync.send_listed(self._tool, shown.point, self._place, parents), Progress(Phase.DELETING))
+            (example / path).parent.mkdir(parents=True, exist_ok=True)
+        listed = self.transfers.list_file(_with_companions(excluded))
+        await self._run(rsync.delete_by_example(self._tool, example, self._place, listed))
+        parents = self.transfers.list_file({path.rpartition("/")[0].encode() for path in excluded} - {b""})
+        await self._run(rsync.send_listed(self._tool, shown.point, self._place, parents))
 
-    async def _plan_deletions(self, shown: _Shown) -> list[bytes]:
-        async def attempt() -> list[bytes]:
-            lines: list[bytes] = []
-            plan = rsync.plan_deletions(self._tool, shown.point, self._place, without=shown.offsited)
-            await self.transfers.run(plan, capabilities=self._place.capabilities, on_line=lines.append)
-            items = [parse_line(line) for line in lines]
-            return [item.path for item in items if isinstance(item, Item) and item.deleted]
+    async def _surplus(self, shown: _Shown) -> set[str]:
+        """The topmost encrypted paths below the snapshot's place at the target that stand for nothing in the snapshot."""
+        await self._expect_all(shown)
+        surplus = Topmost()
+        prefix = shown.backup.encode() + b"/"
 
-        return await patiently(attempt)
+        def listen(line: bytes) -> None:
+            path = parse_listed(line)
+            if path and path.startswith(prefix) and not self.pending.is_expected(path):
+                surplus.add(path)
+
+        listing = rsync.list_all(self._tool, self._place)
+        await patiently(lambda: self.transfers.run(listing, capabilities=self._place.capabilities, on_line=listen))
+        return {path.decode("utf-8", "surrogateescape") for path in surplus.paths}
+
+    async def _expect_all(self, shown: _Shown) -> None:
+        """Note every path that the target should have, with gocryptfs's own."""
+        self.pending.expect([f"{shown.backup}/{names.DIRIV_FILE}".encode()])
+        for rows in _parts(self.pending.rows_to_come()):
+            paths = await shown.sealed.of([sealed_from(row.path) for row in rows])
+            expected = [path.encode() for path in paths]
+            expected += [f"{path}.name".encode() for path in paths if gocryptfs.has_long_name(path)]
+            expected += [f"{path}/{names.DIRIV_FILE}".encode() for row, path in zip(rows, paths, strict=True) if row.kind == "d"]
+            await asyncio.to_thread(self.pending.expect, expected)
+
+    # --- commit ----------------------------------------------------------------------------------------------------
 
     async def _commit(self, shown: _Shown, view: View) -> None:
         """Flush, then the commit file, then flush again: a commit is at the target only if all that it speaks of is."""
         self.job.report.phase(Phase.COMMITTING)
+        listed = await asyncio.to_thread(self._write_segment)
+        await self._put(shown, self._stage(listed))
         await self.target.flush()
-        content = encode(self._new_commit())
+        content = encode(self._new_commit(listed))
         await asyncio.to_thread(write_whole, self.confirmed.tree / COMMIT_FILE, content)
-        paths = self.transfers.list_file(path.encode() for path in (f"{shown.offsited}/{names.DIRIV_FILE}", shown.commit))
-        command = rsync.send_listed(self._tool, shown.point, self._place, paths)
-        await patiently(lambda: self.transfers.run(command, capabilities=self._place.capabilities))
-        await self.target.flush()
         sealed = await view.look((shown.point / shown.commit).read_bytes)
-        await asyncio.to_thread(self.confirmed.confirm, content, shown.commit, sealed)
+        announced = Announced(content=content.decode(), commit_path=shown.commit, sealed=digest(sealed))
+        await asyncio.to_thread(self.confirmed.announce, announced)
+        await self._put(shown, [COMMIT_FILE])
+        await self.target.flush()
+        await asyncio.to_thread(self._confirm, announced, content)
         self.job.report.note(commit=digest(content))
-        await self._tidy()
+        await self._tidy(shown, listed)
 
-    async def _tidy(self) -> None:
-        """What interrupted runs left in `partial/` is of no use any more. The commit stands whether or not this works."""
-        nothing = self.job.runtime / "nothing"
-        nothing.mkdir()
+    def _write_segment(self) -> tuple[SegmentFile, ...]:
+        """Append what changed to the manifest, as a file of it."""
+        before = self.confirmed.commit.segments if self.confirmed.commit and not self._anew else ()
+        head = Header(self.job.files.identity(), self.job.target.name, self.job.number)
+        lines = self.pending.lines() if not self._anew else self.pending.all_lines()
+        return segments.append(self.confirmed.segments, before, head, lines)
+
+    @property
+    def _anew(self) -> bool:
+        """Whether the manifest is written anew: the segments of the one before are not all there."""
+        known = self.confirmed.commit.segments if self.confirmed.commit else ()
+        return not all((self.confirmed.segments / segment.name).is_file() for segment in known)
+
+    def _stage(self, listed: Sequence[SegmentFile]) -> list[str]:
+        """Show in the view what the commit will speak of; return what of it is not at the target yet."""
+        at_target = {segment.name for segment in self.confirmed.commit.segments} if self.confirmed.commit and not self.whole else set()
+        fresh = [segment.name for segment in listed if segment.name not in at_target]
+        for name in fresh:
+            self.confirmed.stage(self.confirmed.segments / name)
+        if self.confirmed.content is not None:
+            write_whole(self.confirmed.tree / PREVIOUS_FILE, self.confirmed.content)
+            fresh.append(PREVIOUS_FILE)
+        return fresh
+
+    def _confirm(self, announced: Announced, content: bytes) -> None:
+        self.pending.commit(digest(content))
+        self.confirmed.confirm(announced)
+
+    async def _tidy(self, shown: _Shown, listed: Sequence[SegmentFile]) -> None:
+        """Remove what nothing speaks of any more. The commit stands whether or not this works."""
+        previous = self.confirmed.commit.segments if self.confirmed.commit else ()
+        needed = {segment.name for segment in (*listed, *previous)}
+        obsolete = [file.name for file in self.confirmed.segments.iterdir() if file.name not in needed]
         try:
-            await self.transfers.run(rsync.empty_partial(self._tool, nothing, self._place), capabilities=self._place.capabilities)
+            await self._remove(shown, [INTENT_FILE, *obsolete])
+            if self.interrupted:
+                nothing = self.job.runtime / "nothing"
+                nothing.mkdir()
+                await self.transfers.run(rsync.empty_partial(self._tool, nothing, self._place), capabilities=self._place.capabilities)
         except TransferFailed as failure:
-            self.job.report.remark(f"partial/ could not be cleared: {failure.detail}")
+            self.job.report.remark(f"what is of no use any more could not be removed at the target: {failure.detail}")
+        for name in obsolete:
+            (self.confirmed.segments / name).unlink(missing_ok=True)
 
-    def _new_commit(self) -> Commit:
+    async def _remove(self, shown: _Shown, own: Sequence[str]) -> None:
+        """Remove files of ours at the target."""
+        example = self.job.runtime / "nothing-of-ours"
+        (example / shown.offsited).mkdir(parents=True)
+        paths = await shown.sealed.of([f"{names.OFFSITED_DIR}/{name}".encode() for name in own])
+        listed = self.transfers.list_file(path.encode() for path in paths)
+        command = rsync.delete_by_example(self._tool, example, self._place, listed)
+        await self.transfers.run(command, capabilities=self._place.capabilities)
+
+    def _new_commit(self, listed: tuple[SegmentFile, ...]) -> Commit:
+        before = self.confirmed.commit
         return Commit(
             vault=self.job.files.identity(),
             target=self.job.target.name,
@@ -174,13 +384,23 @@ class Mirror:
             snapshot_dated=self.opened.dated,
             opened=self.opened.opened,
             committed=now(),
-            entries=self.met.entries,
-            bytes=self.met.size,
+            reconciled=now() if self.whole or before is None else before.reconciled,
+            entries=int(self.pending.fact("entries")),
+            bytes=int(self.pending.fact("size")),
+            segments=listed,
+            root=root_hash(listed),
         )
 
-    async def _counted(self, command: list[str], start: Progress | None = None) -> None:
-        start = start or Progress(Phase.SENDING, bytes_total=0 if self.confirmed.commit else self.met.size, entries_total=self.met.shown)
-        await patiently(lambda: self.transfers.counted(command, start, capabilities=self._place.capabilities))
+    # --- transfers -------------------------------------------------------------------------------------------------
+
+    async def _put(self, shown: _Shown, own: Sequence[str]) -> None:
+        """Send files of ours, of those that lie beside the snapshot."""
+        paths = await shown.sealed.of([f"{names.OFFSITED_DIR}/{name}".encode() for name in own])
+        listed = self.transfers.list_file(path.encode() for path in (f"{shown.offsited}/{names.DIRIV_FILE}", *paths))
+        await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed))
+
+    async def _run(self, command: list[str]) -> None:
+        await patiently(lambda: self.transfers.run(command, capabilities=self._place.capabilities, on_line=self.transfers.wire))
 
     @property
     def _tool(self) -> str:
@@ -191,25 +411,44 @@ class Mirror:
         return self.target.place
 
 
-def _refused(view: Path, paths: list[bytes]) -> list[bytes]:
-    """Those paths that gocryptfs does not let anybody look up, because they are excluded."""
-    return [path for path in paths if _is_refused(view / os.fsdecode(path))]
+def _within_directories(view: Path, paths: set[str]) -> set[str]:
+    """Those of the paths whose parent is a directory of the view: where it is none any more, it went with all that was in it."""
+    parents = {path.rpartition("/")[0] for path in paths}
+    standing = {parent for parent in parents if _is_directory(view / parent)}
+    return {path for path in paths if path.rpartition("/")[0] in standing}
 
 
-def _is_refused(path: Path) -> bool:
+def _is_directory(path: Path) -> bool:
     try:
-        path.lstat()
-    except PermissionError:
-        return True
-    except OSError:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    return False
 
 
-def _exclude_file(job: Job) -> Path | None:
-    """Patterns may be names of the user's files: they have no place in a command line."""
-    if not job.vault.source.exclude:
-        return None
-    file = job.runtime / "exclude"
-    file.write_bytes(gocryptfs.exclude_lines(job.vault.source.exclude))
-    return file
+def check_top(opened: Snapshot) -> None:
+    """Raise JobFailed if anything at the top of the opened snapshot came or went since, or if it is gone itself."""
+    status = os.fstat(opened.descriptor)
+    if status.st_mtime_ns != opened.modified or status.st_nlink == 0:
+        raise JobFailed(Reason.SNAPSHOT_CHANGED, "its top is no longer as it was when it was opened")
+
+
+def _with_companions(paths: Iterable[str]) -> Iterator[bytes]:
+    for path in paths:
+        yield path.encode("utf-8", "surrogateescape")
+        if gocryptfs.has_long_name(path):
+            yield f"{path}.name".encode()
+
+
+_Thing = TypeVar("_Thing")
+
+
+def _parts(things: Iterator[_Thing]) -> Iterator[list[_Thing]]:
+    """Lists of at most _AT_ONCE."""
+    part: list[_Thing] = []
+    for thing in things:
+        part.append(thing)
+        if len(part) == _AT_ONCE:
+            yield part
+            part = []
+    if part:
+        yield part

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from offsited.core.manifest import TOP, Line, Row, encode_gone, encode_row, parent
+from offsited.core.manifest import TOP, Line, Row, encode_gone, encode_row, parent, parents
 from offsited.core.plan import KEPT_BACK, RECORDED, REPLACED, SENT, Change
 from offsited.worker.columns import COLUMNS, DEFINITIONS, FIELDS, flatten, signed, unflatten, unsigned
 from offsited.worker.ledger import Doubt, Ledger
@@ -36,6 +36,13 @@ _SET_HASH: Final = f"""
     WHERE path = ? AND link = 0 AND change & {int(REPLACED)} AND NOT change & {int(KEPT_BACK)}
 """
 """The common case at once: a file of one name, of which no hash is expected."""
+_UNCHANGED_FOLDERS: Final = """
+    SELECT f.path, f.mtime FROM (
+        SELECT CAST(CASE d.path WHEN x'' THEN e.name ELSE d.path || x'2f' || e.name END AS BLOB) AS path, e.mtime
+        FROM main.entries e JOIN main.directories d ON d.id = e.dir WHERE e.kind = 'd'
+    ) f WHERE NOT EXISTS (SELECT 1 FROM pending.changes c WHERE c.path = f.path)
+    AND NOT EXISTS (SELECT 1 FROM pending.folders p WHERE p.path = f.path)
+"""
 _PAGE: Final = 1000
 _BACK: Final = int(KEPT_BACK)
 _TRAVELS: Final = f"change & {int(SENT)} AND NOT change & {_BACK} AND NOT carried"
@@ -56,10 +63,11 @@ class Item(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """A directory that was listed because it is not as it was: what must still be true of it after everything was sent."""
+    """A directory, and what must still be true of it after everything was sent."""
 
     path: bytes
     inode: int
+    """0 = not known: a snapshot by hard links makes its directories anew."""
     mtime: int
 
 
@@ -149,6 +157,46 @@ class Pending:
         if group:
             yield group
 
+    def ungrouped(self) -> Iterator[Item]:
+        """Those of `to_send` that are in none of `link_groups`."""
+        return self.select(f"{_TRAVELS} AND NOT EXISTS (SELECT 1 FROM pending.groups g WHERE g.inode = c.inode AND g.path = c.path)")
+
+    def amount(self) -> Count:
+        """How many entries of any kind travel, and the bytes of them."""
+        return Count(*self.database.execute(f"SELECT count(*), coalesce(sum(size), 0) FROM pending.changes WHERE {_TRAVELS}").fetchone())
+
+    def count_gone(self) -> int:
+        """Entries of any kind that go at the target."""
+        return self._one(f"SELECT count(*) FROM pending.changes WHERE change & {int(Change.GONE)} AND NOT change & {_HELD_BACK}")
+
+    def count_carried(self) -> int:
+        """Entries, changed or not, that the manifest alone keeps."""
+        path = "CASE d.path WHEN x'' THEN e.name ELSE CAST(d.path || x'2f' || e.name AS BLOB) END"
+        stands = f"NOT EXISTS (SELECT 1 FROM pending.changes c WHERE c.path = {path})"
+        old = f"SELECT count(*) FROM main.entries e JOIN main.directories d ON d.id = e.dir WHERE e.carried AND {stands}"
+        return self._one(f"SELECT count(*) FROM pending.changes WHERE carried AND NOT change & {_BACK}") + self._one(old)
+
+    def rows_to_come(self) -> Iterator[Row]:
+        """Every row of the encrypted tree as it is to be at the target: what changes, and what does not."""
+        for item in self.select(f"NOT carried AND NOT (change & {int(Change.GONE)} AND NOT change & {_HELD_BACK})"):
+            yield item.row
+        yield from self.unchanged()
+
+    def unchanged(self) -> Iterator[Row]:
+        """The rows of the encrypted tree of which the plan says nothing."""
+        for row in self.ledger.rows():
+            if not row.carried and self.item(row.path) is None:
+                yield row
+
+    def expect(self, sealed: Iterable[bytes]) -> None:
+        """Note encrypted paths that the target should have."""
+        self.database.execute("CREATE TABLE IF NOT EXISTS pending.expected (path BLOB PRIMARY KEY) WITHOUT ROWID")
+        self.database.executemany("INSERT OR IGNORE INTO pending.expected VALUES (?)", ((path,) for path in sealed))
+
+    def is_expected(self, sealed: bytes) -> bool:
+        """Whether an encrypted path was noted."""
+        return self.database.execute("SELECT 1 FROM pending.expected WHERE path = ?", (sealed,)).fetchone() is not None
+
     def directories(self) -> Iterator[bytes]:
         """Directories that change, or in which something is sent or deleted: their mtime and their IV must follow."""
         touching = f"(({_TRAVELS}) OR (change & {int(Change.GONE)} AND NOT change & {_HELD_BACK})) AND path != x'' AND {_PARENT_STANDS}"
@@ -192,6 +240,13 @@ class Pending:
         """The directories that were listed."""
         for path, inode, mtime in self.database.execute("SELECT path, inode, mtime FROM pending.folders ORDER BY path"):
             yield Folder(path, unsigned(inode), int(mtime))
+
+    def unchanged_folders(self) -> Iterator[Folder]:
+        """The directories that were found to be as they were, but for what lies where nothing could be read."""
+        unread = {one.path for one in self.unread()}
+        for path, mtime in self.database.execute(_UNCHANGED_FOLDERS):
+            if unread.isdisjoint((path, *parents(path))):
+                yield Folder(path, 0, int(mtime))
 
     def item(self, path: bytes) -> Item | None:
         """How a path changes; None if it does not."""
@@ -245,6 +300,16 @@ class Pending:
         self.put(found)
         return again
 
+    def set_hashes(self, found: Iterable[tuple[Row, bytes]]) -> None:
+        """As `set_hash`, of many files at once, of which the content is new anyhow."""
+        alone = []
+        for row, sha256 in found:
+            if row.link:
+                self.set_hash(row.path, sha256)
+            else:
+                alone.append((sha256, int(Change.HASHED), row.path))
+        self.database.executemany("UPDATE pending.changes SET sha256 = ?, change = change | ? WHERE path = ?", alone)
+
     def hold(self, paths: Iterable[bytes]) -> None:
         """Hold changes and deletions back: the target keeps what it has of these paths. What is new cannot be held."""
         for path in paths:
@@ -286,6 +351,19 @@ class Pending:
         for path, row, recorded in self._outcome():
             if recorded:
                 yield Line(path, (encode_row(row) if row else encode_gone(path)).encode(), gone=row is None)
+
+    def all_lines(self) -> Iterator[Line]:
+        """The lines of a segment that says everything, as if there were no other. In path order."""
+        self.database.execute("CREATE TEMP TABLE IF NOT EXISTS everything (path BLOB PRIMARY KEY, line TEXT NOT NULL) WITHOUT ROWID")
+        self.database.execute("DELETE FROM temp.everything")
+        put = "REPLACE INTO temp.everything VALUES (?, ?)"
+        self.database.executemany(put, ((row.path, encode_row(row)) for row in self.ledger.rows()))
+        for path, row, _ in self._outcome():
+            self.database.execute("DELETE FROM temp.everything WHERE path = ?", (path,))
+            if row is not None:
+                self.database.execute(put, (path, encode_row(row)))
+        for path, line in self.database.execute("SELECT path, line FROM temp.everything ORDER BY path"):
+            yield Line(path, line.encode(), gone=False)
 
     def commit(self, digest: str) -> None:
         """Take everything over into the ledger, as of the commit with this digest, which is at the target.

@@ -1,149 +1,166 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A restore: reach the target, have the encrypted tree at hand, show it in clear, check, write."""
+"""A restore by the manifest: read what the target holds, fetch its files by and by, show them in clear, write what the rows say.
+
+Waits for no sync and holds none up: it works on a copy of the manifest. Interrupted, it goes on where it was when it is asked for again.
+"""
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from offsited import names
-from offsited.core import gocryptfs, rsync
 from offsited.core.commit import Commit, parse_commit
-from offsited.core.config import DiskTarget
-from offsited.core.outcome import Reason
-from offsited.core.progress import Phase, Progress
+from offsited.core.manifest import TOP, ManifestDamaged, Row
+from offsited.core.outcome import Outcome, Reason
+from offsited.core.progress import Phase
 from offsited.core.record import Counts
-from offsited.core.rsync_output import Tally
 from offsited.errors import JobFailed
-from offsited.worker import encrypted_names, target
-from offsited.worker.confirmed import COMMIT_FILE
+from offsited.worker import segments, target
+from offsited.worker.confirmed import COMMIT_FILE, Confirmed
 from offsited.worker.destination import Destination, handed_over, requested_paths
-from offsited.worker.job import Job
-from offsited.worker.target import Target
-from offsited.worker.transfer import TransferFailed, Transfers, patiently
-from offsited.worker.view import View, mounted, require
+from offsited.worker.fetching import Clear, shown_in_clear
+from offsited.worker.job import DONE, Ending, Job
+from offsited.worker.ledger import LEDGER_FILE, Ledger
+from offsited.worker.plainly import restore_plainly
+from offsited.worker.reach import reach
+from offsited.worker.rebuilding import Rebuilding
+from offsited.worker.transfer import Transfers
+from offsited.worker.view import require
 
-_COMMIT: Final = f"{names.OFFSITED_DIR}/{COMMIT_FILE}".encode()
-_BACKUP: Final = names.BACKUP_DIR.encode()
+_SHOWN: Final = 20
+"""Differences in a record; all of them are in the file that it names."""
 
 
-async def restore(job: Job) -> None:
+async def restore(job: Job) -> Ending:
     """Write what a target holds, or the paths asked for, into the destination. Raise JobFailed, before the first write where it can."""
     given = handed_over()
-    destination = await asyncio.to_thread(Destination.take, given.get(names.DESTINATION_FD), job.runtime / "destination", job.number)
+    destination = await asyncio.to_thread(Destination.take, given.get(names.DESTINATION_FD), job.runtime / "destination")
     wanted = requested_paths(given.get(names.PATHS_FD))
     await require(job.tools.gocryptfs)
-    await asyncio.to_thread(destination.check_free, wanted)
-    transfers = Transfers(job.tools, job.runtime, job.report)
-    reached = await target.reach(job, writing=False)
-    found = await target.inspect(transfers, reached.place, job.files.identity(), "")
-    if found.owner is None:
-        raise JobFailed(Reason.TARGET_EMPTY)
-    restoring = _Restore(job, destination, wanted, transfers, replace(transfers, tally=Tally()), reached)
+    taken_up = await asyncio.to_thread(destination.begin, job.files.identity(), job.target.name, wanted)
+    restoring = _Restoring(job, destination, wanted, Transfers(job.tools, job.runtime, job.report), taken_up)
     try:
-        async with restoring.encrypted_tree() as tree:
-            times = await restoring.write(tree)
-        if not wanted:
-            destination.set_times(times)
+        return await restoring.run()
     finally:
-        restoring.count()
+        if not restoring.begun:
+            await asyncio.to_thread(destination.leave)
 
 
-@dataclass(frozen=True)
-class _Restore:
+@dataclass
+class _Restoring:
     """The steps of a restore."""
 
     job: Job
     destination: Destination
     wanted: tuple[bytes, ...]
-    """Paths relative to the top of the snapshot; none = everything."""
-    fetching: Transfers
-    writing: Transfers
-    reached: Target
+    transfers: Transfers
+    begun: bool
+    """Something may have been written: what an interruption leaves is to be taken up again."""
 
-    def count(self) -> None:
-        """Put what was written, and what crossed the wire for it, into the record."""
-        written = {"sent_entries": self.writing.tally.sent_entries, "sent_bytes": self.writing.tally.sent_bytes}
-        counts = self.job.report.record.counts.model_copy(update={**written, "wire_bytes": self.fetching.tally.wire_bytes})
-        self.job.report.note(counts=counts)
-
-    @asynccontextmanager
-    async def encrypted_tree(self) -> AsyncIterator[str]:
-        """Within: a local path of the encrypted tree, whole or as much of it as is wanted."""
-        if isinstance(self.job.target, DiskTarget):
-            yield self.reached.place.current
-            return
-        self.destination.make_scratch()
-        try:
-            await self._fetch()
-            yield f"{self.destination.scratch}/{names.CURRENT_DIR}"
-        finally:
-            await asyncio.to_thread(self.destination.remove_scratch)
-
-    async def _fetch(self) -> None:
-        """The commit first: without one, nothing else is fetched."""
-        below = tuple(_BACKUP + b"/" + path for path in self.wanted)
-        encrypted = await encrypted_names.of(self.job, (_COMMIT, *below))
-        found = await target.look(self.fetching, self.reached.place, encrypted[_COMMIT])
-        if found.commit is None:
+    async def run(self) -> Ending:
+        reached = await reach(self.job, writing=False)
+        found = await target.inspect(self.transfers, reached, self.job.files.identity(), [])
+        if found.owner is None:
             raise JobFailed(Reason.TARGET_EMPTY)
-        paths = [encrypted[_COMMIT], *(encrypted[path] for path in below)] if below else []
-        listed = sorted({needed for path in paths for needed in (path, *gocryptfs.companions(path))})
-        current = [f"{names.CURRENT_DIR}/{path}" for path in listed] or [names.CURRENT_DIR]
-        paths_file = self.fetching.list_file(path.encode() for path in current)
-        command = rsync.fetch(self.job.tools.rsync, self.reached.place, paths_file, f"{self.destination.scratch}/")
-        await patiently(lambda: self._transfer(self.fetching, command, Progress(Phase.FETCHING)))
+        if self.job.options.without_manifest:
+            return await restore_plainly(self.job, self.destination, self.wanted, self.transfers, reached)
+        async with shown_in_clear(self.job, reached, self.transfers, self.destination.scratch) as clear:
+            with Ledger.opened(await _manifest(self.job, clear, self.destination.scratch)) as ledger:
+                selected = await asyncio.to_thread(_selection, ledger, self.wanted)
+                self.begun = True
+                rebuilding = Rebuilding(self.job, ledger, self.destination, clear, selected)
+                await self._rebuild(rebuilding, clear)
+        return await asyncio.to_thread(_ending, self.job, self.destination, rebuilding.top)
 
-    async def write(self, tree: str) -> tuple[int, int]:
-        """Write in clear what is wanted of the encrypted tree; return the times of the snapshot's top, in ns."""
-        point = self.job.runtime / "view"
-        command = gocryptfs.forward_mount(self.job.tools.gocryptfs, tree, point, key_file=self.job.files.key_file, notify=os.getpid())
-        async with mounted(command, point, gocryptfs.FORWARD_FILE_SYSTEM, key=self.job.key) as view:
-            return await view.guard(self._write(view))
-
-    async def _write(self, view: View) -> tuple[int, int]:
-        top = view.point / names.BACKUP_DIR
-        commit = await view.look(lambda: _read_commit(view.point))
-        self.job.report.note(
-            snapshot=commit.snapshot, snapshot_dated=commit.snapshot_dated, counts=Counts(entries=commit.entries, bytes=commit.bytes)
-        )
-        await view.look(lambda: self._check(top))
-        listed = self.writing.list_file(self.wanted) if self.wanted else None
-        start = Progress(Phase.WRITING) if listed else Progress(Phase.WRITING, bytes_total=commit.bytes, entries_total=commit.entries)
-        command = rsync.restore(self.job.tools.rsync, top, f"{self.destination.point}/", listed)
-        await self._transfer(self.writing, command, start, sealed=False)
-        status = await view.look(top.stat)
-        return status.st_atime_ns, status.st_mtime_ns
-
-    def _check(self, top: Path) -> None:
-        """Raise JobFailed if something wanted is not in the backup, or if something of its name is at the destination."""
-        if not self.wanted:
-            self.destination.check_free(os.listdir(os.fsencode(top)))
-        for path in self.wanted:
-            if not os.path.lexists(os.fsencode(top) + b"/" + path):
-                raise JobFailed(Reason.PATH_NOT_IN_BACKUP, os.fsdecode(path))
-
-    async def _transfer(self, transfers: Transfers, command: list[str], start: Progress, *, sealed: bool = True) -> None:
-        """Run an rsync that writes to the destination."""
+    async def _rebuild(self, rebuilding: Rebuilding, clear: Clear) -> None:
         try:
-            await transfers.counted(command, start, capabilities=rsync.WRITING_FILES, sealed=sealed)
-        except TransferFailed as failure:
-            if failure.meaning.reason in {Reason.TARGET_FULL, Reason.TARGET_READ_ONLY}:
-                raise JobFailed(Reason.DESTINATION_UNUSABLE, failure.detail) from failure
-            raise
+            await clear.view.guard(rebuilding.run())
+        finally:
+            self.job.report.note(counts=_counts(self.job, rebuilding, self.transfers))
 
 
-def _read_commit(view: Path) -> Commit:
-    """Raise JobFailed unless the target holds a commit of ours."""
-    try:
-        commit = parse_commit((view / os.fsdecode(_COMMIT)).read_bytes())
-    except FileNotFoundError:
-        raise JobFailed(Reason.TARGET_EMPTY) from None
-    except OSError as error:
-        raise JobFailed(Reason.TARGET_DAMAGED, f"commit: {error.strerror}") from error
+async def _manifest(job: Job, clear: Clear, scratch: Path) -> Path:
+    """Return a ledger of what the target holds: a copy of our own if that is of the same commit, else one made of the target's segments."""
+    job.report.phase(Phase.FETCHING)
+    content = await clear.read_own(COMMIT_FILE)
+    commit = parse_commit(content) if content is not None else None
+    if content is None:
+        raise JobFailed(Reason.TARGET_EMPTY)
     if commit is None:
-        raise JobFailed(Reason.TARGET_DAMAGED, "the commit cannot be read")
-    return commit
+        raise JobFailed(Reason.MANIFEST_DAMAGED, "the commit cannot be read")
+    job.report.note(
+        snapshot=commit.snapshot, snapshot_dated=commit.snapshot_dated, counts=Counts(entries=commit.entries, bytes=commit.bytes)
+    )
+    file = scratch / LEDGER_FILE
+    await asyncio.to_thread(_remove, file)
+    confirmed = Confirmed.read(job.files.target(job.target.name))
+    if confirmed.content == content and await asyncio.to_thread(_copy, confirmed, file):
+        return file
+    await clear.fetch_own([segment.name for segment in commit.segments])
+    try:
+        await asyncio.to_thread(_build, clear.own, commit, file)
+    except ManifestDamaged as error:
+        raise JobFailed(Reason.MANIFEST_DAMAGED, error.message) from error
+    return file
+
+
+def _copy(confirmed: Confirmed, file: Path) -> bool:
+    """Copy our own ledger of the target, as it is at one moment; whether it is of the confirmed commit."""
+    if not confirmed.manifest.exists():
+        return False
+    try:
+        with Ledger.opened(confirmed.manifest) as ours, Ledger.opened(file) as copy:
+            ours.database.backup(copy.database)
+            return copy.commit_digest == confirmed.digest
+    except (ManifestDamaged, sqlite3.Error):
+        return False
+
+
+def _remove(file: Path) -> None:
+    """Remove a ledger that an interrupted restore, or a copy of the wrong one, left."""
+    for part in file.parent.glob(f"{file.name}*"):
+        part.unlink()
+
+
+def _build(directory: Path, commit: Commit, file: Path) -> None:
+    _remove(file)
+    with Ledger.opened(file) as ledger:
+        ledger.rebuild((segments.rows(directory / segment.name, segment) for segment in commit.segments), "restored")
+
+
+def _selection(ledger: Ledger, wanted: Sequence[bytes]) -> list[Row]:
+    """The rows of the paths asked for. Raise JobFailed if one is not in the backup."""
+    found: list[Row] = []
+    for path in sorted(wanted or (TOP,)):
+        row = ledger.row(path)
+        if row is None:
+            raise JobFailed(Reason.PATH_NOT_IN_BACKUP, path.decode("utf-8", "backslashreplace"))
+        if not any(path.startswith(one.path + b"/") for one in found):
+            found.append(row)
+    return found
+
+
+def _counts(job: Job, rebuilding: Rebuilding, transfers: Transfers) -> Counts:
+    written = {"sent_entries": rebuilding.entries, "sent_bytes": rebuilding.bytes, "wire_bytes": transfers.tally.wire_bytes}
+    return job.report.record.counts.model_copy(update=written)
+
+
+def _ending(job: Job, destination: Destination, top: Row | None) -> Ending:
+    """Done, or `partial` with what is not as the manifest says."""
+    differences = destination.differences.read()
+    listed = job.files.jobs / f"{job.number}.differences"
+    if differences:
+        destination.differences.move(listed)
+    destination.finish()
+    if top:  # removing what was ours there has changed it
+        os.utime(destination.point, ns=(top.mtime, top.mtime))
+    if not differences:
+        return DONE
+    for line in differences[:_SHOWN]:
+        job.report.remark(line)
+    job.report.remark(f"{len(differences)} differences in all, listed in {listed}")
+    return Outcome.PARTIAL, Reason.RESTORED_DIFFERENT

@@ -29,6 +29,8 @@ class Snapshot:
     """An open snapshot. Whatever becomes of its path, `descriptor` stays this directory."""
 
     descriptor: int
+    path: str
+    """Relative to the source's root."""
     name: str
     """Its last path component, printable."""
     dated: int
@@ -46,17 +48,25 @@ def open_newest(source: Source, *, last: int, any_age: bool) -> Snapshot:
     `last` is the date of the snapshot committed last, 0 = none; `any_age` = an older or a future one will do.
     Raise JobFailed if there is none, or one that must not be synced.
     """
-    relative = _resolve(source)
+    relative = resolve(source)
     dated = text.date_of(relative)
     if not any_age:
         text.check_age(dated, last, now())
     name = PurePosixPath(relative).name or PurePosixPath(source.root).name
     descriptor = _open(source.root, relative)
     status = os.fstat(descriptor)
-    return Snapshot(descriptor, text.printable(name), dated, now(), status.st_dev, status.st_ino, status.st_mtime_ns)
+    return Snapshot(descriptor, relative, text.printable(name), dated, now(), status.st_dev, status.st_ino, status.st_mtime_ns)
 
 
-def _resolve(source: Source) -> str:
+def is_newest(source: Source, opened: Snapshot) -> bool:
+    """Whether the source still names that snapshot. One that names none, just now, names no newer one."""
+    try:
+        return resolve(source) == opened.path
+    except JobFailed:
+        return True
+
+
+def resolve(source: Source) -> str:
     """The snapshot's path relative to the root."""
     match source.kind:
         case "lastdst":

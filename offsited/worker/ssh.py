@@ -1,19 +1,41 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A target on another machine. Everything there is done by rsync alone, so that a forced rrsync command will do for the account."""
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from offsited.core import ssh
+from offsited import names
+from offsited.core import rsync, ssh
 from offsited.core.config import SshTarget
 from offsited.core.rsync import Place
+from offsited.core.rsync_output import parse_listing
 from offsited.worker.job import Job
+from offsited.worker.target import Found
+from offsited.worker.transfer import TransferFailed, Transfers
 
 
 @dataclass(frozen=True)
 class Remote:
-    """An ssh target. Each transfer makes a connection of its own."""
+    """An ssh target. The transfers of a job share one connection."""
 
     place: Place
+
+    async def look(self, transfers: Transfers, files: Sequence[str]) -> Found:
+        """One round trip for a target with an owner marker, two for one without."""
+        into = transfers.runtime / "found"
+        shutil.rmtree(into, ignore_errors=True)
+        into.mkdir(mode=0o700)
+        listed = [f"{names.CURRENT_DIR}/{path}" for path in files]
+        await self._get(transfers, [names.OWNER_FILE, names.CURRENT_DIR, names.PARTIAL_DIR, *listed], into)
+        owner = _content(into / names.OWNER_FILE)
+        return Found(
+            owner=owner,
+            files={path: content for path in files if (content := _content(into / names.CURRENT_DIR / path)) is not None},
+            complete=(into / names.CURRENT_DIR).is_dir() and (into / names.PARTIAL_DIR).is_dir(),
+            empty=owner is None and await self._is_empty(transfers),
+        )
 
     async def make_directory(self) -> None:
         """rsync makes it, if its parent is there."""
@@ -21,10 +43,31 @@ class Remote:
     async def flush(self) -> None:
         """Nothing is left to do: each transfer that writes ran with --fsync."""
 
+    async def _get(self, transfers: Transfers, paths: Sequence[str], into: Path) -> None:
+        listed = transfers.list_file(path.encode() for path in paths)
+        try:
+            await transfers.run(rsync.get_small(transfers.tools.rsync, self.place, listed, into))
+        except TransferFailed as failure:
+            if not rsync.says_absent(failure.complaints):
+                raise
+
+    async def _is_empty(self, transfers: Transfers) -> bool:
+        lines: list[bytes] = []
+        try:
+            await transfers.run(rsync.list_top(transfers.tools.rsync, self.place), on_line=lines.append)
+        except TransferFailed as failure:
+            if not rsync.says_absent(failure.complaints):
+                raise
+        return not parse_listing(lines)
+
 
 def reach(job: Job, target: SshTarget) -> Remote:
     """Say how the target is reached; the first transfer shows whether it can be."""
-    shell = ssh.remote_shell(ssh.command(job.tools.ssh, target, job.known_hosts))
+    shell = ssh.remote_shell(ssh.command(job.tools.ssh, target, job.known_hosts, job.runtime / "ssh"))
     bandwidth = (f"--bwlimit={target.bandwidth}",) if target.bandwidth else ()
     options = (f"--rsh={shell}", *bandwidth, *target.rsync_options)
     return Remote(Place(ssh.location(target), target.directory, options, writing=("--fsync",)))
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None

@@ -23,7 +23,7 @@ from offsited.worker.ledger import LEDGER_FILE, Ledger
 from offsited.worker.pending import PENDING_FILE, Pending
 from offsited.worker.walk import device_identity, walk
 
-COMMAND: Final = (sys.executable, "-m", "offsited.worker.survey")
+COMMAND: Final = (sys.executable, "-I", "-m", "offsited.worker.survey")
 DAMAGED: Final = "damaged"
 UNREADABLE: Final = "unreadable"
 FAILED: Final = "failed"
@@ -78,7 +78,7 @@ def survey(request: Request, told: Callable[[Told], None]) -> None:
     top = os.open(request.top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with Ledger.opened(directory / LEDGER_FILE) as ledger, Pending.opened(ledger, directory / PENDING_FILE, fresh=True) as pending:
-            comparison = Comparison(pending, device_identity(top))
+            comparison = Comparison(pending, device_identity(top, Path(request.top)))
             _fill(comparison, pending, request, top, told)
     finally:
         os.close(top)

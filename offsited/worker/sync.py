@@ -1,48 +1,53 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A sync: open the snapshot, bind it, reach the target, walk, then mirror (worker.mirror): view, send, check again, delete, commit."""
+"""A sync: open the snapshot, bind it, look at the target, survey what changed, and then mirror it (worker.mirror) if anything did."""
 
 import asyncio
 import os
+from dataclasses import replace
+from typing import Final
 
 from offsited import names
-from offsited.core.outcome import Reason
-from offsited.core.progress import Phase, Progress
+from offsited.core.intent import parse_header
+from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import Counts
-from offsited.core.rsync_output import Tally
 from offsited.errors import JobFailed
-from offsited.worker import census, mounts, snapshot, target
-from offsited.worker.census import Census
-from offsited.worker.confirmed import Confirmed
-from offsited.worker.job import Job
-from offsited.worker.mirror import CANARY, CANARY_BYTES, Mirror
+from offsited.worker import mounts, snapshot, target
+from offsited.worker.books import Books
+from offsited.worker.confirmed import Announced, Confirmed, Standing
+from offsited.worker.job import DONE, Ending, Job
+from offsited.worker.mirror import CANARY, CANARY_BYTES, Mirror, check_top
+from offsited.worker.reach import reach
+from offsited.worker.report import now
 from offsited.worker.snapshot import Snapshot
+from offsited.worker.surveying import survey
+from offsited.worker.target import Found, Target
 from offsited.worker.transfer import Transfers
-from offsited.worker.view import require
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_LISTED_MAX: Final = 20
 
 
-async def sync(job: Job) -> None:
+async def sync(job: Job) -> Ending:
     """Bring a target to the newest snapshot. Raise JobFailed for whatever hinders that; before the commit nothing counts as done."""
     if job.options.dry_run:
         raise JobFailed(Reason.INTERNAL, "a dry run of a sync is not there yet")
-    await require(job.tools.gocryptfs)
     confirmed = Confirmed.read(job.files.target(job.target.name))
     opened = await asyncio.to_thread(snapshot.open_newest, job.vault.source, last=confirmed.dated, any_age=job.options.allow_older)
     job.report.note(snapshot=opened.name, snapshot_dated=opened.dated)
-    await asyncio.to_thread(_bind, job, opened, confirmed)
+    opened = await asyncio.to_thread(_bind, job, opened, confirmed)
     transfers = Transfers(job.tools, job.runtime, job.report)
-    reached = await target.reach(job, writing=True)
-    found = await target.inspect(transfers, reached.place, job.files.identity(), confirmed.sealed.path)
-    if confirmed.commit and not confirmed.is_at_target(found.commit):
-        job.report.remark("the commit at the target was not the one confirmed last; everything was compared anew")
-    met = await _walk(job, opened)
-    try:
-        await Mirror(job, opened, confirmed, met, reached, found, transfers).run()
-    finally:
-        job.report.note(counts=_counts(met, transfers.tally))
+    reached = await reach(job, writing=True)
+    syncing = _Sync(job, opened, transfers, reached)
+    ending = await syncing.run(confirmed)
+    job.report.note(newer=not await asyncio.to_thread(snapshot.is_newest, job.vault.source, opened))
+    return ending
 
 
-def _bind(job: Job, opened: Snapshot, confirmed: Confirmed) -> None:
-    """Show the snapshot at plain/backup and what goes with it at plain/offsited, in our mount namespace alone."""
+def _bind(job: Job, opened: Snapshot, confirmed: Confirmed) -> Snapshot:
+    """Show the snapshot at plain/backup and what goes with it at plain/offsited, in our mount namespace alone.
+
+    Return it as it is there: without what is mounted below it.
+    """
     confirmed.new_tree()
     (confirmed.tree / CANARY).write_bytes(os.urandom(CANARY_BYTES))
     mounts.bind(opened.descriptor, job.files.plain / names.BACKUP_DIR, read_only=True)
@@ -51,25 +56,116 @@ def _bind(job: Job, opened: Snapshot, confirmed: Confirmed) -> None:
         mounts.bind(tree, job.files.plain / names.OFFSITED_DIR, read_only=True)
     finally:
         os.close(tree)
+    bound = os.open(job.files.plain / names.BACKUP_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return replace(opened, descriptor=bound)
 
 
-async def _walk(job: Job, opened: Snapshot) -> Census:
-    def told(entries: int, size: int) -> None:
-        job.report.progress(Progress(Phase.WALKING, bytes_done=size, entries_done=entries))
+class _Sync:
+    """What the steps of a sync share."""
 
-    top = job.files.plain / names.BACKUP_DIR
-    met = await census.take(str(top), told)
-    if met.directories[os.fsencode(top)] != (opened.device, opened.inode, opened.modified):
-        raise JobFailed(Reason.SNAPSHOT_CHANGED, "what is bound is not the snapshot that was opened, or no longer as it was")
-    return met
+    def __init__(self, job: Job, opened: Snapshot, transfers: Transfers, reached: Target) -> None:
+        self.job = job
+        self.opened = opened
+        self.transfers = transfers
+        self.reached = reached
+
+    async def run(self, confirmed: Confirmed) -> Ending:
+        announced = confirmed.announced()
+        found = await self._look(confirmed, announced)
+        before = confirmed
+        confirmed, standing = await asyncio.to_thread(_settle, confirmed, announced, found)
+        books = await asyncio.to_thread(Books.prepare, confirmed, before)
+        whole = self._is_whole(confirmed, standing) or (books.doubtful and standing is not Standing.NOTHING)
+        interrupted = confirmed.intent.exists()
+        await survey(self.job, confirmed, thorough=whole)
+        check_top(self.opened)
+        with books.opened() as pending:
+            mirror = Mirror(
+                self.job,
+                self.opened,
+                confirmed,
+                pending,
+                self.reached,
+                found,
+                self.transfers,
+                standing=standing,
+                whole=whole,
+                interrupted=interrupted,
+            )
+            await mirror.compare()
+            try:
+                if standing is Standing.CONFIRMED and not whole and pending.is_empty:
+                    await asyncio.to_thread(pending.commit, confirmed.digest)
+                else:
+                    await mirror.run()
+            finally:
+                self._count(mirror)
+            return self._ending(mirror)
+
+    async def _look(self, confirmed: Confirmed, announced: Announced | None) -> Found:
+        """One round trip: whose the target is, and what lies there of ours."""
+        paths = {confirmed.sealed.commit_path, announced.commit_path if announced else ""} - {""}
+        return await target.inspect(self.transfers, self.reached, self.job.files.identity(), sorted(paths))
+
+    def _is_whole(self, confirmed: Confirmed, standing: Standing) -> bool:
+        """Whether everything must be compared with the target, not only what changed here. Raise JobFailed for another's commit."""
+        report = self.job.report
+        match standing:
+            case Standing.UNKNOWN if not self.job.options.reconcile:
+                raise JobFailed(Reason.TARGET_UNKNOWN)
+            case Standing.UNKNOWN:
+                report.remark("the target held a commit that is not known here; everything was compared anew, as asked for")
+            case Standing.ROLLED_BACK:
+                report.remark("the target had been rolled back to an older commit of ours; everything was compared anew")
+            case Standing.LOST:
+                report.remark("the commit at the target was gone; everything was compared anew")
+            case Standing.NOTHING:
+                return _intended_whole(confirmed)
+            case Standing.CONFIRMED:
+                return self.job.options.reconcile or _intended_whole(confirmed) or self._is_due(confirmed)
+        return True
+
+    def _is_due(self, confirmed: Confirmed) -> bool:
+        every = self.job.vault.reconcile
+        age = now() - (confirmed.commit.reconciled if confirmed.commit else 0)
+        return age > int(every[:-1]) * _UNITS[every[-1]] * 1_000_000
+
+    def _count(self, mirror: Mirror) -> None:
+        tally, plan = self.transfers.tally, mirror.pending
+        counts = Counts(
+            entries=int(plan.fact("entries")),
+            bytes=int(plan.fact("size")),
+            sent_entries=tally.sent_entries,
+            sent_bytes=tally.sent_bytes,
+            wire_bytes=tally.wire_bytes,
+            deleted_entries=mirror.deleted,
+        )
+        self.job.report.note(counts=counts)
+
+    def _ending(self, mirror: Mirror) -> Ending:
+        """`partial` if something could neither be sent nor is kept by the manifest."""
+        carried = mirror.pending.count_carried()
+        if carried:
+            self.job.report.remark(f"{carried} entries are kept by the manifest alone; a restore brings them back")
+        unread = list(mirror.pending.unread())
+        if not unread:
+            return DONE
+        for one in unread[:_LISTED_MAX]:
+            pattern = os.fsdecode(one.path).replace("\\", "\\\\")
+            self.job.report.remark(f'{os.strerror(one.error)}: exclude = ["/{pattern}"]')
+        if len(unread) > _LISTED_MAX:
+            self.job.report.remark(f"and {len(unread) - _LISTED_MAX} more")
+        return Outcome.PARTIAL, Reason.ENTRIES_UNREADABLE
 
 
-def _counts(met: Census, tally: Tally) -> Counts:
-    return Counts(
-        entries=met.entries,
-        bytes=met.size,
-        sent_entries=tally.sent_entries,
-        sent_bytes=tally.sent_bytes,
-        wire_bytes=tally.wire_bytes,
-        deleted_entries=tally.deleted_entries,
-    )
+def _settle(confirmed: Confirmed, announced: Announced | None, found: Found) -> tuple[Confirmed, Standing]:
+    """A commit that an interrupted job had on its way may have arrived: then it counts."""
+    if announced and announced.arrived(found.files.get(announced.commit_path)):
+        confirmed = confirmed.confirm(announced)
+    return confirmed, confirmed.standing(found.files.get(confirmed.sealed.commit_path))
+
+
+def _intended_whole(confirmed: Confirmed) -> bool:
+    """Whether an interrupted job was about to change anything at the target."""
+    header = parse_header(confirmed.intent_line())
+    return header is not None and header.whole

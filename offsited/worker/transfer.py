@@ -58,11 +58,23 @@ class Transfers:
         if ended.status:
             raise TransferFailed(ended.status, ended.complaints)
 
-    async def counted(self, command: list[str], start: Progress, *, capabilities: tuple[str, ...], sealed: bool = True) -> None:
-        """As `run`, told as the progress of a phase that `start` begins, and added to the tally."""
+    async def counted(
+        self,
+        command: list[str],
+        start: Progress,
+        *,
+        capabilities: tuple[str, ...],
+        sealed: bool = True,
+        on_item: Callable[[Item], None] | None = None,
+    ) -> None:
+        """As `run`, told as progress from `start` on, and added to the tally. `on_item` is given each item before its content is read."""
         self.report.progress(start)
-        listener = _Counter(self, start, sealed=sealed)
+        listener = _Counter(self, start, on_item or _nobody, sealed=sealed)
         await self.run(command, capabilities=capabilities, on_line=listener)
+
+    def wire(self, line: bytes) -> None:
+        """Listens to a transfer of which nothing counts but the bytes on the wire."""
+        self.tally.wire_bytes += parse_wire_bytes(line)
 
     def list_file(self, paths: Iterable[bytes]) -> Path:
         """Return a new file of these paths, each ended by NUL, for rsync's --files-from."""
@@ -75,9 +87,10 @@ class Transfers:
 class _Counter:
     """Listens to one rsync."""
 
-    def __init__(self, transfers: Transfers, start: Progress, *, sealed: bool) -> None:
+    def __init__(self, transfers: Transfers, start: Progress, on_item: Callable[[Item], None], *, sealed: bool) -> None:
         self._transfers = transfers
-        self._progress = start
+        self._start = self._progress = start
+        self._on_item = on_item
         self._sealed = sealed
 
     def __call__(self, line: bytes) -> None:
@@ -86,14 +99,19 @@ class _Counter:
                 self._tell(bytes_done, entries_done)
             case Item() as item:
                 self._transfers.tally.take(item, sealed=self._sealed)
+                self._on_item(item)
             case None:
                 self._transfers.tally.wire_bytes += parse_wire_bytes(line)
 
     def _tell(self, bytes_done: int, entries_done: int) -> None:
         """Lines without a count of entries come while a long file travels."""
-        entries = entries_done or self._progress.entries_done
-        self._progress = replace(self._progress, bytes_done=bytes_done, entries_done=entries)
+        entries = self._start.entries_done + entries_done if entries_done else self._progress.entries_done
+        self._progress = replace(self._progress, bytes_done=self._start.bytes_done + bytes_done, entries_done=entries)
         self._transfers.report.progress(self._progress)
+
+
+def _nobody(_item: Item) -> None:
+    return
 
 
 async def patiently(attempt: Callable[[], Awaitable[_Result]]) -> _Result:

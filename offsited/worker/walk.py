@@ -12,10 +12,12 @@ import signal
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
 
 from offsited.core.manifest import TOP, Row
 from offsited.errors import Internal
+from offsited.worker import mounts
 from offsited.worker.listing import Batch, Excludes, Listing, Place, Reader, Unread
 
 HANDED: Final = 64
@@ -24,8 +26,15 @@ _ENDED: Final = "a process of the walk ended before its work"
 _LENGTH: Final = struct.Struct("=Q")
 
 
-def device_identity(top: int) -> str:
-    """What tells the file system of an open directory from others, across reboots: its id where it has one, else the device number."""
+def device_identity(top: int, point: Path) -> str:
+    """What tells the file system of an open directory, bound at `point`, from others, across reboots.
+
+    Its id where it has one, else the device number. Snapshots of btrfs have an id each, and keep the inodes of what they are snapshots of:
+    there it is the device below.
+    """
+    mount = mounts.find(point)
+    if mount is not None and mount.file_system == "btrfs":
+        return f"btrfs:{os.fsdecode(mount.source)}"
     return f"{os.fstatvfs(top).f_fsid:x}" if os.fstatvfs(top).f_fsid else f"dev:{os.fstat(top).st_dev:x}"
 
 

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ledger of a target, as of the commit that was confirmed there: mended from the manifest's segments where it is not."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from offsited.core.manifest import ManifestDamaged
+from offsited.worker import segments
+from offsited.worker.confirmed import Confirmed
+from offsited.worker.ledger import Ledger
+from offsited.worker.pending import PENDING_FILE, Pending
+
+
+@dataclass(frozen=True)
+class Books:
+    """Where ledger and plan of one target are."""
+
+    confirmed: Confirmed
+    doubtful: bool
+    """The manifest of what was confirmed is lost here: nothing is known of the target."""
+
+    @classmethod
+    def prepare(cls, confirmed: Confirmed, before: Confirmed) -> "Books":
+        """Make the ledger fit the commit: it may still be as it was `before`, since it is written last, or damaged, or lost."""
+        try:
+            with Ledger.opened(confirmed.manifest) as ledger:
+                _catch_up(ledger, confirmed, before)
+                return cls(confirmed, not _mend(ledger, confirmed))
+        except ManifestDamaged:
+            for suffix in ("", "-wal", "-shm"):
+                confirmed.manifest.with_name(confirmed.manifest.name + suffix).unlink(missing_ok=True)
+        with Ledger.opened(confirmed.manifest) as ledger:
+            return cls(confirmed, not _mend(ledger, confirmed))
+
+    @contextmanager
+    def opened(self) -> Iterator[Pending]:
+        """The plan that a survey has left, with its ledger."""
+        with Ledger.opened(self.confirmed.manifest) as ledger, Pending.opened(ledger, self.confirmed.directory / PENDING_FILE) as pending:
+            yield pending
+
+
+def _catch_up(ledger: Ledger, confirmed: Confirmed, before: Confirmed) -> None:
+    """Apply the segments of a commit that was interrupted before the ledger had it. What is known of inodes stays, of all other entries."""
+    if confirmed.commit is None or ledger.commit_digest != before.digest or before.digest == confirmed.digest:
+        return
+    known = before.commit.segments if before.commit else ()
+    for segment in confirmed.commit.segments:
+        if segment not in known:
+            ledger.apply(segments.rows(confirmed.segments / segment.name, segment), confirmed.digest)
+
+
+def _mend(ledger: Ledger, confirmed: Confirmed) -> bool:
+    """Return whether the ledger now says what the commit does."""
+    if ledger.commit_digest == confirmed.digest:
+        return True
+    if confirmed.commit is None:
+        ledger.forget()
+        return False
+    try:
+        listed = [(confirmed.segments / segment.name, segment) for segment in confirmed.commit.segments]
+        ledger.rebuild((segments.rows(file, segment) for file, segment in listed), confirmed.digest)
+    except ManifestDamaged:
+        ledger.forget()
+        return False
+    return True

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a target holds, in clear: a disk's mirror as it lies there, or as much of a host's as was fetched into a scratch directory."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from offsited import names
+from offsited.core import gocryptfs, rsync
+from offsited.core.config import DiskTarget
+from offsited.core.outcome import Reason
+from offsited.core.progress import Phase, Progress
+from offsited.errors import JobFailed
+from offsited.worker.job import Job
+from offsited.worker.outgoing import sealed_from
+from offsited.worker.sealed_paths import SealedPaths
+from offsited.worker.target import Target
+from offsited.worker.transfer import TransferFailed, Transfers, patiently
+from offsited.worker.view import View, mounted
+
+_ENOSPC_REASONS: Final = {Reason.TARGET_FULL, Reason.TARGET_READ_ONLY}
+
+
+@dataclass
+class Clear:
+    """The forward view of a target's mirror."""
+
+    view: View
+    fetcher: "Fetcher | None"
+    """None where everything is there already."""
+
+    @property
+    def top(self) -> Path:
+        """The snapshot, in clear."""
+        return self.view.point / names.BACKUP_DIR
+
+    @property
+    def own(self) -> Path:
+        """What offsited keeps beside it."""
+        return self.view.point / names.OFFSITED_DIR
+
+    async def fetch_own(self, own: Sequence[str]) -> None:
+        """Have files of ours at hand, those that the target has."""
+        if self.fetcher:
+            await self.fetcher.fetch([f"{names.OFFSITED_DIR}/{name}".encode() for name in own])
+
+    async def read_own(self, name: str) -> bytes | None:
+        """Return the content of a small file of ours, or None if the target has none. Raise JobFailed if it cannot be read."""
+        await self.fetch_own([name])
+        try:
+            return await self.view.look((self.own / name).read_bytes)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise JobFailed(Reason.MANIFEST_DAMAGED, f"{name}: {error.strerror}") from error
+
+    async def fetch(self, paths: Iterable[bytes], size: int) -> None:
+        """Have files of the snapshot at hand. `size`: their bytes."""
+        if self.fetcher:
+            await self.fetcher.fetch([sealed_from(path) for path in paths], size=size)
+
+    async def forget(self) -> None:
+        """What was fetched is not needed any more."""
+        if self.fetcher:
+            await asyncio.to_thread(self.fetcher.forget)
+
+
+@dataclass
+class Fetcher:
+    """Fetches parts of a host's mirror."""
+
+    job: Job
+    target: Target
+    transfers: Transfers
+    scratch: Path
+    sealed: SealedPaths
+    fetched: int = 0
+    """Bytes so far."""
+    _held: list[str] = field(default_factory=list)
+
+    async def fetch(self, paths: Sequence[bytes], *, size: int = 0) -> None:
+        """Fetch paths below `plain/`, with what gocryptfs needs to show them; what is not there is left out."""
+        sealed = await self.sealed.of(paths)
+        needed = sorted({one for path in sealed for one in (path, *gocryptfs.companions(path))})
+        listed = self.transfers.list_file(f"{names.CURRENT_DIR}/{path}".encode() for path in needed)
+        command = rsync.fetch_listed(self.job.tools.rsync, self.target.place, listed, f"{self.scratch}/")
+        start = Progress(Phase.FETCHING, bytes_done=self.fetched)
+        try:
+            await patiently(lambda: self.transfers.counted(command, start, capabilities=rsync.WRITING_FILES))
+        except TransferFailed as failure:
+            if failure.meaning.reason in _ENOSPC_REASONS:
+                raise JobFailed(Reason.DESTINATION_UNUSABLE, failure.detail) from failure
+            raise
+        self.fetched += size
+        self._held += sealed
+
+    def forget(self) -> None:
+        """Remove the files that were fetched. Directories stay, and what is gocryptfs's own: it keeps them in mind."""
+        for path in self._held:
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                (self.scratch / names.CURRENT_DIR / path).unlink()
+        self._held = []
+
+
+@asynccontextmanager
+async def shown_in_clear(job: Job, reached: Target, transfers: Transfers, scratch: Path) -> AsyncIterator[Clear]:
+    """Within: the target's mirror in clear, read-only. Raise JobFailed."""
+    point = job.runtime / "view"
+    if isinstance(job.target, DiskTarget):
+        sealed = reached.place.current
+    else:
+        sealed = f"{scratch}/{names.CURRENT_DIR}"
+        await asyncio.to_thread(lambda: Path(sealed).mkdir(mode=0o700, exist_ok=True))
+    forward = gocryptfs.forward_mount(job.tools.gocryptfs, sealed, point, key_file=job.files.key_file, notify=os.getpid())
+    if isinstance(job.target, DiskTarget):
+        async with mounted(forward, point, gocryptfs.FORWARD_FILE_SYSTEM, key=job.key) as view:
+            yield Clear(view, None)
+        return
+    async with _names(job) as paths:
+        fetcher = Fetcher(job, reached, transfers, scratch, paths)
+        # Without the IV of its top directory gocryptfs does not mount.
+        await fetcher.fetch([names.BACKUP_DIR.encode()])
+        if not (Path(sealed) / names.DIRIV_FILE).exists():
+            raise JobFailed(Reason.TARGET_EMPTY)
+        async with mounted(forward, point, gocryptfs.FORWARD_FILE_SYSTEM, key=job.key) as view:
+            yield Clear(view, fetcher)
+
+
+@asynccontextmanager
+async def _names(job: Job) -> AsyncIterator[SealedPaths]:
+    """Within: what translates paths, by the key alone. The view behind it is one of nothing."""
+    nothing, point, control = job.runtime / "nothing", job.runtime / "nothing-sealed", job.runtime / "control"
+    await asyncio.to_thread(nothing.mkdir, mode=0o700)
+    command = gocryptfs.names_mount(job.tools.gocryptfs, nothing, point, key_file=job.files.key_file, notify=os.getpid(), control=control)
+    async with mounted(command, point, gocryptfs.REVERSE_FILE_SYSTEM, key=job.key):
+        yield SealedPaths(job, control)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A restore without the manifest: what gocryptfs shows of the target's mirror is copied by rsync. For when the manifest is damaged."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from offsited import names
+from offsited.core import gocryptfs, rsync
+from offsited.core.commit import Commit, parse_commit
+from offsited.core.config import DiskTarget
+from offsited.core.outcome import Reason
+from offsited.core.progress import Phase, Progress
+from offsited.core.record import Counts
+from offsited.core.rsync_output import Tally
+from offsited.errors import JobFailed
+from offsited.worker import encrypted_names
+from offsited.worker.confirmed import COMMIT_FILE
+from offsited.worker.destination import Destination
+from offsited.worker.job import DONE, Ending, Job
+from offsited.worker.target import Target
+from offsited.worker.transfer import TransferFailed, Transfers, patiently
+from offsited.worker.view import View, mounted
+
+_COMMIT: Final = f"{names.OFFSITED_DIR}/{COMMIT_FILE}".encode()
+_BACKUP: Final = names.BACKUP_DIR.encode()
+
+
+async def restore_plainly(job: Job, destination: Destination, wanted: tuple[bytes, ...], transfers: Transfers, reached: Target) -> Ending:
+    """Write what the target's mirror has of the paths asked for, () = everything. Raise JobFailed."""
+    restoring = _Restore(job, destination, wanted, transfers, replace(transfers, tally=Tally()), reached)
+    try:
+        async with restoring.encrypted_tree() as tree:
+            times = await restoring.write(tree)
+        if not wanted:
+            os.utime(destination.point, ns=times)
+        destination.finish()
+    finally:
+        restoring.count()
+    job.report.remark("restored without the manifest: no extended attributes, ACLs, flags, and nothing is checked against it")
+    return DONE
+
+
+@dataclass(frozen=True)
+class _Restore:
+    """The steps of a restore."""
+
+    job: Job
+    destination: Destination
+    wanted: tuple[bytes, ...]
+    """Paths relative to the top of the snapshot; none = everything."""
+    fetching: Transfers
+    writing: Transfers
+    reached: Target
+
+    def count(self) -> None:
+        """Put what was written, and what crossed the wire for it, into the record."""
+        written = {"sent_entries": self.writing.tally.sent_entries, "sent_bytes": self.writing.tally.sent_bytes}
+        counts = self.job.report.record.counts.model_copy(update={**written, "wire_bytes": self.fetching.tally.wire_bytes})
+        self.job.report.note(counts=counts)
+
+    @asynccontextmanager
+    async def encrypted_tree(self) -> AsyncIterator[str]:
+        """Within: a local path of the encrypted tree, whole or as much of it as is wanted."""
+        if isinstance(self.job.target, DiskTarget):
+            yield self.reached.place.current
+            return
+        await self._fetch()
+        yield f"{self.destination.scratch}/{names.CURRENT_DIR}"
+
+    async def _fetch(self) -> None:
+        """The commit first: without one, nothing else is fetched."""
+        below = tuple(_BACKUP + b"/" + path for path in self.wanted)
+        encrypted = await encrypted_names.of(self.job, (_COMMIT, *below))
+        found = await self.reached.look(self.fetching, [encrypted[_COMMIT]])
+        if not found.files:
+            raise JobFailed(Reason.TARGET_EMPTY)
+        paths = [encrypted[_COMMIT], *(encrypted[path] for path in below)] if below else []
+        listed = sorted({needed for path in paths for needed in (path, *gocryptfs.companions(path))})
+        current = [f"{names.CURRENT_DIR}/{path}" for path in listed] or [names.CURRENT_DIR]
+        paths_file = self.fetching.list_file(path.encode() for path in current)
+        command = rsync.fetch(self.job.tools.rsync, self.reached.place, paths_file, f"{self.destination.scratch}/")
+        await patiently(lambda: self._transfer(self.fetching, command, Progress(Phase.FETCHING)))
+
+    async def write(self, tree: str) -> tuple[int, int]:
+        """Write in clear what is wanted of the encrypted tree; return the times of the snapshot's top, in ns."""
+        point = self.job.runtime / "view"
+        command = gocryptfs.forward_mount(self.job.tools.gocryptfs, tree, point, key_file=self.job.files.key_file, notify=os.getpid())
+        async with mounted(command, point, gocryptfs.FORWARD_FILE_SYSTEM, key=self.job.key) as view:
+            return await view.guard(self._write(view))
+
+    async def _write(self, view: View) -> tuple[int, int]:
+        top = view.point / names.BACKUP_DIR
+        commit = await view.look(lambda: _read_commit(view.point))
+        self.job.report.note(
+            snapshot=commit.snapshot, snapshot_dated=commit.snapshot_dated, counts=Counts(entries=commit.entries, bytes=commit.bytes)
+        )
+        await view.look(lambda: self._check(top))
+        # What begins with # or ; would be a comment to rsync.
+        listed = self.writing.list_file(b"./" + path for path in self.wanted) if self.wanted else None
+        start = Progress(Phase.WRITING) if listed else Progress(Phase.WRITING, bytes_total=commit.bytes, entries_total=commit.entries)
+        command = rsync.restore(self.job.tools.rsync, top, f"{self.destination.point}/", listed)
+        await self._transfer(self.writing, command, start, sealed=False)
+        status = await view.look(top.stat)
+        return status.st_atime_ns, status.st_mtime_ns
+
+    def _check(self, top: Path) -> None:
+        """Raise JobFailed if something wanted is not in the backup, or if something of its name is at the destination."""
+        for path in self.wanted:
+            if not os.path.lexists(os.fsencode(top) + b"/" + path):
+                raise JobFailed(Reason.PATH_NOT_IN_BACKUP, os.fsdecode(path))
+
+    async def _transfer(self, transfers: Transfers, command: list[str], start: Progress, *, sealed: bool = True) -> None:
+        """Run an rsync that writes to the destination."""
+        try:
+            await transfers.counted(command, start, capabilities=rsync.WRITING_FILES, sealed=sealed)
+        except TransferFailed as failure:
+            if failure.meaning.reason in {Reason.TARGET_FULL, Reason.TARGET_READ_ONLY}:
+                raise JobFailed(Reason.DESTINATION_UNUSABLE, failure.detail) from failure
+            raise
+
+
+def _read_commit(view: Path) -> Commit:
+    """Raise JobFailed unless the target holds a commit of ours."""
+    try:
+        commit = parse_commit((view / os.fsdecode(_COMMIT)).read_bytes())
+    except FileNotFoundError:
+        raise JobFailed(Reason.TARGET_EMPTY) from None
+    except OSError as error:
+        raise JobFailed(Reason.TARGET_DAMAGED, f"commit: {error.strerror}") from error
+    if commit is None:
+        raise JobFailed(Reason.TARGET_DAMAGED, "the commit cannot be read")
+    return commit

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writing a tree anew from the rows of a manifest: directories first, then their entries by parts, attributes of directories last."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Final, TypeVar
+
+from offsited.core.manifest import TOP, Row, parent, parents
+from offsited.core.progress import Phase, Progress
+from offsited.worker.destination import Destination
+from offsited.worker.fetching import Clear
+from offsited.worker.job import Job
+from offsited.worker.ledger import Ledger
+from offsited.worker.writing import Writer
+
+PART_ENTRIES: Final = 5000
+PART_BYTES: Final = 1 << 30
+"""Of a part: what is fetched at once lies encrypted in the destination meanwhile. A single file may be larger."""
+WRITERS: Final = 4
+"""Threads: each waits for gocryptfs most of the time."""
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_Thing = TypeVar("_Thing")
+
+
+class Rebuilding:
+    """One restore."""
+
+    def __init__(self, job: Job, ledger: Ledger, destination: Destination, clear: Clear, selected: Sequence[Row]) -> None:
+        self._job = job
+        self._ledger = ledger
+        self._destination = destination
+        self._clear = clear
+        self._selected = selected
+        self._stop = threading.Event()
+        self._flagged: list[Row] = []
+        self._told = 0
+        """Bytes as the commit counts them: a file once for each of its names."""
+        self.entries = self.bytes = 0
+
+    @property
+    def top(self) -> Row | None:
+        """The row of the snapshot's top, if everything was asked for."""
+        return self._selected[0] if self._selected[0].path == TOP else None
+
+    async def run(self) -> None:
+        """Do it. What does not come out as it should is noted at the destination."""
+        with ExitStack() as stack:
+            top = os.open(self._destination.point, _DIRECTORY)
+            stack.callback(os.close, top)
+            source = await self._clear.view.look(lambda: os.open(self._clear.top, _DIRECTORY))
+            stack.callback(os.close, source)
+            differences = self._destination.differences
+            writer = Writer(top, source, lambda one: differences.note(one.path, one.what), self._stop)
+            pool = stack.enter_context(ThreadPoolExecutor(WRITERS, "writer"))
+            stack.callback(self._stop.set)
+            await asyncio.to_thread(self._make_directories, writer)
+            for part in parts(self._rows()):
+                await self._write(writer, pool, part)
+            for row in self._flagged:
+                writer.finish_linked(row)
+            await asyncio.to_thread(self._finish_directories, writer)
+
+    # --- which rows ------------------------------------------------------------------------------------------------
+
+    def _above(self) -> list[Row]:
+        """Directories that hold what was asked for, each after the one that holds it."""
+        paths = {path for row in self._selected for path in parents(row.path)}
+        return [row for path in sorted(paths) if path != TOP and (row := self._ledger.row(path))]
+
+    def _directories(self, *, deepest_first: bool = False) -> Iterator[Row]:
+        """Directories that were asked for, each after the one that holds it, or before."""
+        for row in self._selected:
+            if row.kind == "d":
+                yield from self._ledger.directories_below(row.path, deepest_first=deepest_first)
+
+    def _rows(self) -> Iterator[Row]:
+        """Everything else that was asked for, directory by directory."""
+        for row in self._selected:
+            if row.kind == "d":
+                yield from self._ledger.entries_below(row.path)
+            else:
+                yield row
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def _make_directories(self, writer: Writer) -> None:
+        for row in self._above():
+            if _make(writer, row):
+                self._destination.made(row.path)
+        for row in self._directories():
+            if self._stop.is_set():
+                return
+            if row.path != TOP:
+                _make(writer, row)
+                self.entries += 1
+
+    async def _write(self, writer: Writer, pool: ThreadPoolExecutor, part: Sequence[Row]) -> None:
+        """Fetch what the files of a part need, write its entries, then the further names of hard-link groups."""
+        firsts, links = self._split(part)
+        files = [row for row in firsts if row.kind == "f" and row.size]
+        await self._clear.fetch([row.path for row in files], sum(row.size for row in files))
+        loop = asyncio.get_running_loop()
+        shares = [firsts[start::WRITERS] for start in range(WRITERS)]
+        await asyncio.gather(*(loop.run_in_executor(pool, self._write_each, writer, share) for share in shares))
+        await loop.run_in_executor(pool, self._link_each, writer, links)
+        await self._clear.forget()
+        self.entries += len(part)
+        self.bytes += sum(row.size for row in firsts)
+        self._told += sum(row.size for row in part)
+        total = self._job.report.record.counts if self.top else None
+        self._job.report.progress(
+            Progress(Phase.WRITING, self._told, total.bytes if total else 0, self.entries, total.entries if total else 0)
+        )
+
+    def _split(self, part: Sequence[Row]) -> tuple[list[Row], list[tuple[bytes, Row]]]:
+        """Those that are written themselves, and those that become another name of one that was."""
+        firsts: list[Row] = []
+        links: list[tuple[bytes, Row]] = []
+        for row in part:
+            first = self._ledger.first_of_link(row.link, row.path) if row.link else row.path
+            if first == row.path:
+                firsts.append(row)
+                if row.link and row.flags:
+                    self._flagged.append(row)
+            else:
+                links.append((first, row))
+        return firsts, links
+
+    def _write_each(self, writer: Writer, rows: Sequence[Row]) -> None:
+        _by_directory(writer, rows, lambda row: row, writer.write, self._stop)
+
+    def _link_each(self, writer: Writer, links: Sequence[tuple[bytes, Row]]) -> None:
+        _by_directory(writer, links, lambda link: link[1], lambda above, link: writer.link(link[0], above, link[1]), self._stop)
+
+    def _finish_directories(self, writer: Writer) -> None:
+        """The deepest first: giving one its time must come after everything in it. What was there before stays as it was."""
+        for row in self._directories(deepest_first=True):
+            if self._stop.is_set():
+                return
+            writer.finish_directory(row)
+        made = self._destination.all_made()
+        for row in reversed(self._above()):
+            if row.path in made:
+                writer.finish_directory(row)
+
+
+def parts(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    """Cut rows into parts of at most PART_ENTRIES entries and, but for a single larger file, PART_BYTES bytes."""
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        if part and (len(part) == PART_ENTRIES or size + row.size > PART_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += row.size
+    if part:
+        yield part
+
+
+def _make(writer: Writer, row: Row) -> bool:
+    """Make a directory; whether it was not there."""
+    above = writer.open_directory(parent(row.path))
+    try:
+        return writer.make_directory(above, row)
+    finally:
+        os.close(above)
+
+
+def _by_directory(
+    writer: Writer, things: Sequence[_Thing], row_of: Callable[[_Thing], Row], work: Callable[[int, _Thing], None], stop: threading.Event
+) -> None:
+    """Do `work` with each thing and its open directory, which is opened once for those that follow each other in it."""
+    opened: tuple[bytes, int] | None = None
+    try:
+        for thing in things:
+            if stop.is_set():
+                return
+            directory = parent(row_of(thing).path)
+            if opened is None or opened[0] != directory:
+                if opened is not None:
+                    os.close(opened[1])
+                opened = None
+                opened = directory, writer.open_directory(directory)
+            work(opened[1], thing)
+    finally:
+        if opened is not None:
+            os.close(opened[1])

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Paths in the view, for paths below `plain/`, by way of gocryptfs's control socket. Touches neither tree; the paths need not exist.
+
+gocryptfs(1), -ctlsock. One request at a time on a connection, in UTF-8 and below 5,000 bytes; a path that is not UTF-8 would get a wrong
+answer and no error, so those take the way of worker.encrypted_names.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from offsited.core.outcome import Reason
+from offsited.errors import JobFailed
+from offsited.worker import encrypted_names
+from offsited.worker.job import Job
+
+_REQUEST_MAX: Final = 4900
+_ANSWER_WITHIN: Final = 60.0
+"""Seconds for one answer."""
+_SKELETON_MAX: Final = 2000
+"""Paths of one skeleton: its directories lie in memory."""
+
+
+class SealedPaths:
+    """Asks one view."""
+
+    def __init__(self, job: Job, control: Path) -> None:
+        self._job = job
+        self._control = control
+
+    async def of(self, paths: Sequence[bytes]) -> list[str]:
+        """Return the path in the view of each path. Raise JobFailed if gocryptfs does not tell."""
+        found: dict[bytes, str] = await asyncio.to_thread(self._ask_all, paths)
+        left = [path for path in paths if path not in found]
+        for start in range(0, len(left), _SKELETON_MAX):
+            found |= await encrypted_names.of(self._job, left[start : start + _SKELETON_MAX])
+        return [found[path] for path in paths]
+
+    def _ask_all(self, paths: Sequence[bytes]) -> dict[bytes, str]:
+        """Those that the control socket can be asked about."""
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(_ANSWER_WITHIN)
+                connection.connect(str(self._control))
+                return {path: _ask(connection, request) for path in paths if (request := _request(path))}
+        except (OSError, ValueError) as error:
+            raise JobFailed(Reason.GOCRYPTFS_FAILED, f"control socket: {error!r}") from error
+
+
+def _request(path: bytes) -> bytes | None:
+    try:
+        request = json.dumps({"EncryptPath": path.decode()}, ensure_ascii=False).encode()
+    except UnicodeDecodeError:
+        return None
+    return request if len(request) < _REQUEST_MAX else None
+
+
+def _ask(connection: socket.socket, request: bytes) -> str:
+    connection.sendall(request)
+    answer = b""
+    while not answer.endswith(b"\n"):
+        data = connection.recv(65536)
+        if not data:
+            raise OSError("closed by gocryptfs")
+        answer += data
+    document = json.loads(answer)
+    if document.get("ErrNo") or not document.get("Result"):
+        raise ValueError(document.get("ErrText"))
+    return str(document["Result"])

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Running the survey (worker.survey) as the program of its own that it is."""
+
+import os
+
+from offsited import names
+from offsited.core.outcome import Reason
+from offsited.core.progress import Phase, Progress
+from offsited.errors import JobFailed
+from offsited.worker.confirmed import Confirmed
+from offsited.worker.job import Job
+from offsited.worker.process import Child
+from offsited.worker.survey import COMMAND, UNREADABLE, Request, Told
+
+
+async def survey(job: Job, confirmed: Confirmed, *, thorough: bool) -> None:
+    """Leave the plan of this job in the target's directory. Raise JobFailed."""
+    request = Request(
+        top=str(job.files.plain / names.BACKUP_DIR),
+        directory=str(confirmed.directory),
+        exclude=job.vault.source.exclude,
+        thorough=thorough,
+    )
+    last = Told()
+
+    def listen(line: bytes) -> None:
+        nonlocal last
+        last = Told.decode(line)
+        job.report.progress(Progress(Phase.WALKING, bytes_done=last.size, entries_done=last.entries))
+
+    stdin = os.memfd_create("offsited-request", os.MFD_CLOEXEC)
+    try:
+        os.write(stdin, request.encode())
+        os.lseek(stdin, 0, os.SEEK_SET)
+        child = await Child.start(COMMAND, on_line=listen, stdin=stdin)
+    finally:
+        os.close(stdin)
+    try:
+        ended = await child.wait()
+    finally:
+        await child.end()
+    if last.failed == UNREADABLE:
+        raise JobFailed(Reason.SNAPSHOT_UNREADABLE, last.detail)
+    if ended.status or not last.done:
+        raise JobFailed(Reason.INTERNAL, f"the survey ended with status {ended.status}: {last.detail or ended.complaints[-500:]}")
