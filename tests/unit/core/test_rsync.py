@@ -16,24 +16,26 @@ VIEW, LIST = Path("/run/j/view"), Path("/run/j/list")
 PLACE = Place("u@h:/srv/x", "/srv/x", ("--rsh=ssh", "--bwlimit=4M"), ("--fsync",), ("chown",))
 
 SENDING = [
-    rsync.send("rsync", VIEW, PLACE, without="OFF"),
     rsync.send_listed("rsync", VIEW, PLACE, LIST),
+    rsync.send_listed("rsync", VIEW, PLACE, LIST, again=True),
     rsync.put("rsync", [VIEW], PLACE),
 ]
+REPLACING = rsync.send_listed("rsync", VIEW, PLACE, LIST, force=True)
 DELETING = [
     rsync.delete_listed("rsync", VIEW, PLACE, LIST),
     rsync.delete_by_example("rsync", VIEW, PLACE, LIST),
-    rsync.replace_listed("rsync", VIEW, PLACE, LIST),
+    REPLACING,
 ]
 READING = [
     rsync.get_small("rsync", PLACE, LIST, VIEW),
     rsync.list_top("rsync", PLACE),
+    rsync.list_all("rsync", PLACE),
     rsync.fetch("rsync", PLACE, LIST, "/run/j/x/"),
+    rsync.fetch_listed("rsync", PLACE, LIST, "/run/j/x/"),
 ]
-PLANNING = rsync.plan_deletions("rsync", VIEW, PLACE, without="OFF")
 CLEARING = rsync.empty_partial("rsync", VIEW, PLACE)
-EVERY = [*SENDING, *DELETING, *READING, PLANNING, CLEARING]
-INTO_MIRROR = [SENDING[0], SENDING[1], DELETING[0], DELETING[2]]
+EVERY = [*SENDING, *DELETING, *READING, CLEARING]
+INTO_MIRROR = [SENDING[0], SENDING[1], DELETING[0], REPLACING]
 
 
 def _deletes(command: list[str]) -> list[str]:
@@ -45,11 +47,20 @@ def test_what_sends_or_reads_never_deletes(command: list[str]) -> None:
     assert not _deletes(command)
 
 
-def test_delete_itself_appears_in_a_dry_run_alone() -> None:
-    """Or for `partial/`, which is no part of the mirror."""
-    assert [command for command in EVERY if "--delete" in command] == [PLANNING, CLEARING]
-    assert "--dry-run" in PLANNING
+def test_delete_itself_appears_for_partial_files_alone() -> None:
+    """They are no part of the mirror."""
+    assert [command for command in EVERY if "--delete" in command] == [CLEARING]
     assert CLEARING[-1] == "u@h:/srv/x/partial/"
+
+
+def test_nothing_is_deleted_by_what_a_sender_misses_unless_it_is_listed() -> None:
+    """`--delete-missing-args` takes the list; sending in place of a directory deletes no missing one."""
+    assert [command for command in EVERY if "--delete-missing-args" in command] == DELETING[:2]
+
+
+def test_sending_again_is_asked_for() -> None:
+    assert ["--ignore-times" in command for command in SENDING] == [False, True, False]
+    assert "--ignore-times" not in REPLACING
 
 
 @pytest.mark.parametrize("command", DELETING)
@@ -73,15 +84,17 @@ def test_every_command_goes_by_the_targets_way(command: list[str]) -> None:
     assert not any("inplace" in word or "append" in word or "size-only" in word for word in command)
 
 
-@pytest.mark.parametrize("command", [*READING, PLANNING])
+@pytest.mark.parametrize("command", READING)
 def test_what_only_reads_writes_nothing_there(command: list[str]) -> None:
-    """Its target's side is a source, or it is a dry run."""
-    assert "--dry-run" in command or not command[-1].startswith("u@h:") or "--list-only" in command
+    """Its target's side is a source."""
+    assert not command[-1].startswith("u@h:") or "--list-only" in command
 
 
-def test_the_whole_view_goes_but_for_one_directory() -> None:
-    assert "--exclude=/OFF" in SENDING[0]
-    assert "--exclude=/OFF" in PLANNING
+def test_what_is_fetched_by_list_keeps_no_attributes_and_does_not_descend() -> None:
+    """Encrypted files lie in the destination meanwhile; owners and modes come from the manifest."""
+    command = rsync.fetch_listed("rsync", PLACE, LIST, "/run/j/x/")
+    assert not {"-a", "-r", "-o", "-g", "-D", *rsync._EXACT} & set(command)
+    assert {"--from0", f"--files-from={LIST}", "--ignore-missing-args"} <= set(command)
 
 
 def test_a_restore_makes_holes_and_keeps_links() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offsited.core import gocryptfs
-from offsited.core.rsync_output import Item, Running, Tally, obstacles, parse_line, parse_listing, parse_wire_bytes, topmost
+from offsited.core.rsync_output import Item, Running, Tally, Topmost, obstacles, parse_line, parse_listed, parse_listing, parse_wire_bytes
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,12 @@ def test_a_listing() -> None:
         b"-rw-r--r--              5 2026/11/24 03:00:00 a b",
         b"lrwxrwxrwx              5 2026/11/24 03:00:00 link -> x",
         b"drwx------         4,096 2026/11/24 03:00:00 ...",
+        b"crw-rw-rw-         1,3 2026/11/24 03:00:00 null",
+        b"prw-------              0 2026/11/24 03:00:00 fifo",
+        b"-rw-r--r--        123,456 2026/11/24 03:00:00 a -> b",
         b"",
     ]
-    assert parse_listing(lines) == [b"a b", b"link -> x", b"..."]
+    assert parse_listing(lines) == [b"a b", b"link", b"...", b"null", b"fifo", b"a -> b"]
     assert parse_listing(lines[:2]) == []
 
 
@@ -124,39 +127,52 @@ def test_what_stands_in_the_way(complaints: str, paths: list[bytes], alone: bool
     assert obstacles(complaints) == (paths, alone)
 
 
+@given(st.binary(min_size=1).filter(lambda name: b"\0" not in name))
+def test_whatever_rsync_lists_is_read_back(name: bytes) -> None:
+    assert parse_listed(b"-rw-------             16 2026/11/24 03:00:00 " + _as_rsync_prints(name)) == name
+
+
 @pytest.mark.parametrize(
-    ("deleted", "left"),
+    ("listed", "left"),
     [
         ([], []),
         ([b"a"], [b"a"]),
-        ([b"a/"], [b"a"]),
-        ([b"a/", b"a/b", b"a/c/", b"a/c/d"], [b"a"]),
-        ([b"a/b", b"a/c/"], [b"a/b", b"a/c"]),
-        ([b"a", b"a/b"], [b"a", b"a/b"]),
-        ([b"ab/", b"abc"], [b"ab", b"abc"]),
-        ([b"a/b", b"a/"], [b"a"]),
+        ([b"a", b"a/b", b"a/c", b"a/c/d"], [b"a"]),
+        ([b"a/b", b"a/c"], [b"a/b", b"a/c"]),
+        ([b"ab", b"abc", b"ab/c"], [b"ab", b"abc"]),
+        ([b"a", b"a"], [b"a"]),
     ],
 )
-def test_only_the_topmost_is_named(deleted: list[bytes], left: list[bytes]) -> None:
-    assert topmost(deleted) == left
+def test_only_the_topmost_is_kept(listed: list[bytes], left: list[bytes]) -> None:
+    found = Topmost()
+    for path in listed:
+        found.add(path)
+    assert sorted(found.paths) == left
 
 
 _NAMES = st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1, max_size=4).map(b"/".join)
 
 
-@given(st.lists(st.tuples(_NAMES, st.sampled_from([b"", b"/"])).map(b"".join), unique=True))
-def test_the_topmost_cover_everything_that_was_listed_and_nothing_else(deleted: list[bytes]) -> None:
-    left = topmost(deleted)
-    listed = {path.rstrip(b"/") for path in deleted}
-    assert set(left) <= listed
+@given(st.lists(_NAMES, unique=True).map(sorted))
+def test_the_topmost_cover_everything_that_came_and_nothing_else(listed: list[bytes]) -> None:
+    """A directory comes before what is below it, as in every listing."""
+    found = Topmost()
     for path in listed:
-        assert any(path == top or path.startswith(top + b"/") for top in left)
+        found.add(path)
+    assert found.paths <= set(listed)
+    for path in listed:
+        assert any(path == top or path.startswith(top + b"/") for top in found.paths)
+    for top in found.paths:
+        assert not any(top.startswith(other + b"/") for other in found.paths)
 
 
 def test_a_tally_of_an_encrypted_tree_counts_plain_entries_and_sizes() -> None:
     tally = Tally()
     for item in (
-        Item("cd+++++++++", 4096, b"d/"),
+        Item("cd+++++++++", 4096, b"./"),
+        Item("cd+++++++++", 4096, b"sealed-backup/"),
+        Item("<f+++++++++", 999, b"gocryptfs.conf"),
+        Item("cd+++++++++", 4096, b"d/e/"),
         Item("<f+++++++++", 16, b"d/gocryptfs.diriv"),
         Item("<f+++++++++", gocryptfs.sealed_size(5000), b"d/x"),
         Item("<f+++++++++", gocryptfs.sealed_size(7), b"d/gocryptfs.longname.X"),

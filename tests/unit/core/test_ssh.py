@@ -20,7 +20,7 @@ def test_nothing_asked_nothing_learnt_nobody_elses_keys(tmp_path: Path) -> None:
     """What ssh itself makes of the command line, whatever stands in the user's or the machine's configuration."""
     known, identity = tmp_path / "known_hosts", tmp_path / "id_home"
     identity.touch()
-    command = ssh.command("ssh", TARGET.model_copy(update={"identity": str(identity)}), known)
+    command = ssh.command("ssh", TARGET.model_copy(update={"identity": str(identity)}), known, tmp_path / "control")
     seen = subprocess.run([command[0], "-G", *command[1:], "h"], capture_output=True, text=True, check=True).stdout.splitlines()
     assert {
         "batchmode yes",
@@ -39,12 +39,15 @@ def test_nothing_asked_nothing_learnt_nobody_elses_keys(tmp_path: Path) -> None:
         "connecttimeout 20",
         "serveraliveinterval 15",
         "serveralivecountmax 4",
+        "controlmaster auto",
+        f"controlpath {tmp_path}/control",
+        "controlpersist 120",
     } <= set(seen)
     assert [line for line in seen if line.startswith("identityfile ")] == [f"identityfile {identity}"]
 
 
 def test_the_host_is_added_by_rsync() -> None:
-    assert "u@h" not in ssh.command("ssh", TARGET, Path("/k"))
+    assert "u@h" not in ssh.command("ssh", TARGET, Path("/k"), Path("/c"))
     assert ssh.location(TARGET) == "u@h:/srv/x"
 
 

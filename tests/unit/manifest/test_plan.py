@@ -7,8 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offsited.core.gocryptfs import LONG_NAME
 from offsited.core.manifest import Row
-from offsited.core.plan import REPLACED, Change, compare, compare_directory, fits, is_carried, merge, number_group, sealed_length
+from offsited.core.plan import (
+    REPLACED,
+    SEALED_PATH_LIMIT,
+    Change,
+    compare,
+    compare_directory,
+    fits,
+    is_carried,
+    merge,
+    number_group,
+    sealed_length,
+)
 
 from .test_rows import rows
 
@@ -97,7 +109,11 @@ def test_the_number_of_a_group(members: list[int], split: list[int], number: int
         (Row(b"a", "l", 0o777, target=b"x" * 3039), False),
         (Row(b"a", "l", 0o777, target=b"x" * 3040), True),
         (Row(b"/".join([b"a"] * 178), "p", 0o644), True),
-        (Row(b"/".join([b"a"] * 170), "p", 0o644), False),
+        (Row(b"/".join([b"a"] * 165), "p", 0o644), False),
+        (Row(b"/".join([b"a"] * 165), "d", 0o755), False),
+        (Row(b"/".join([b"a"] * 166), "p", 0o644), True),
+        (Row(b"/".join([b"a"] * 164 + [b"b" * 17]), "p", 0o644), False),
+        (Row(b"/".join([b"a"] * 164 + [b"b" * 17]), "d", 0o755), True),
         (Row(b"/".join([b"a"] * 178), "f", 0o644), False),
     ],
 )
@@ -108,4 +124,6 @@ def test_what_only_the_manifest_can_keep(row: Row, carried: bool) -> None:  # no
 @given(st.lists(st.integers(1, 255), min_size=1, max_size=200))
 def test_the_short_cut_for_short_paths_agrees(lengths: list[int]) -> None:
     path = b"/".join(b"n" * length for length in lengths)
-    assert fits(path) == (sealed_length(path) < 4096)
+    beside = len(".name") if lengths[-1] >= LONG_NAME else 0
+    assert fits(path) == (sealed_length(path) + beside < SEALED_PATH_LIMIT)
+    assert fits(path, directory=True) == (sealed_length(path) + len("/gocryptfs.diriv") < SEALED_PATH_LIMIT)

@@ -100,8 +100,12 @@ def test_an_abandoned_walk_leaves_no_process_and_no_directory(top: Path) -> None
 
 
 def _children() -> Iterator[int]:
+    """Processes of the walk: forks of this one. Other tests have other children."""
+    own = Path("/proc/self/cmdline").read_bytes()
     for task in Path("/proc/self/task").iterdir():
-        yield from map(int, (task / "children").read_text().split())
+        for child in (task / "children").read_text().split():
+            if Path(f"/proc/{child}/cmdline").read_bytes() == own:
+                yield int(child)
 
 
 def test_nothing_changed_lists_nothing(top: Path, bench: Bench) -> None:

@@ -5,16 +5,23 @@ import hashlib
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import offsited
 from offsited.core.manifest import Header, Row, SegmentFile
 from offsited.core.plan import Change
 from offsited.worker import segments, survey
 from offsited.worker.ledger import LEDGER_FILE, Ledger
 from offsited.worker.pending import PENDING_FILE, Item, Pending
 from offsited.worker.survey import Request, Told
+
+PROJECT = str(Path(offsited.__file__).parent.parent)
+_RUN = f"import sys; sys.path.insert(0, {PROJECT!r}); from offsited.worker import survey; sys.exit(survey.main())"
+PROGRAM = (sys.executable, "-I", "-c", _RUN)
+"""The survey as the worker runs it, where the package is not installed."""
 
 KINDS = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFIFO: "p"}
 
@@ -160,7 +167,7 @@ class Opened:
 def program(bench: Bench, top: Path, *before: str, exclude: tuple[str, ...] = ()) -> Told:
     """The survey as the worker runs it: a program."""
     request = Request(str(top), str(bench.directory), exclude)
-    ran = subprocess.run([*before, *survey.COMMAND], input=request.encode(), stdout=subprocess.PIPE, check=False)
+    ran = subprocess.run([*before, *PROGRAM], input=request.encode(), stdout=subprocess.PIPE, check=False)
     told = Told.decode(ran.stdout.decode().splitlines()[-1])
     assert (ran.returncode == 0) == told.done
     return told

@@ -7,21 +7,26 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+import offsited
 from offsited import names
 from offsited.core import config, gocryptfs
 from offsited.core.record import JobRecord, Kind
 from offsited.store import VaultFiles
-from offsited.worker import report
+from offsited.worker import report, surveying
 from offsited.worker.transfer import Transfers
 
-PASSPHRASE = b"correct horse"
+from .machine import PASSPHRASE, Machine, memfd
+
 TOOLS = config.Tools()
+DISK = "32M"
+PROJECT = str(Path(offsited.__file__).parent.parent)
 
 _CLONE_NEWNS, _MS_REC, _MS_PRIVATE, _MNT_DETACH = 0x20000, 0x4000, 1 << 18, 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -71,14 +76,6 @@ def tmpfs(mountable: Path) -> Callable[[str, str], Path]:
         return point
 
     return mount
-
-
-def memfd(content: bytes) -> int:
-    """A descriptor as systemd hands a stored passphrase over: each reader that opens it anew starts at its beginning."""
-    descriptor = os.memfd_create("test", os.MFD_CLOEXEC)
-    os.write(descriptor, content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
 
 
 @pytest.fixture
@@ -136,3 +133,33 @@ def run(work: Coroutine[Any, Any, _Result]) -> _Result:
         return result
 
     return asyncio.run(asyncio.wait_for(alone(), 60))
+
+
+@pytest.fixture
+def new_disk(mountable: Path) -> Iterator[Callable[[str], str]]:
+    """Makes a loop device with a file system; afterwards it is given back."""
+    devices: list[str] = []
+
+    def make(size: str) -> str:
+        image = mountable / f"disk-{len(devices)}"
+        subprocess.run(["truncate", "-s", size, str(image)], check=True)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-L", "SEED", str(image)], check=True)
+        found = subprocess.run(["losetup", "--find", "--show", str(image)], check=True, capture_output=True, text=True)
+        devices.append(found.stdout.strip())
+        return devices[-1]
+
+    yield make
+    unmount_below(mountable)
+    for device in devices:
+        subprocess.run(["losetup", "-d", device], check=True)
+
+
+@pytest.fixture
+def machine(mountable: Path, key_file: Path, new_disk: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> Machine:
+    found = Machine(mountable, key_file, new_disk(DISK), lambda: unmount_below(mountable))
+    # There is no udev here to make links of labels.
+    monkeypatch.setattr(config.DiskTarget, "device", property(lambda _target: found.device))
+    # Nor is the package installed.
+    program = f"import sys; sys.path.insert(0, {PROJECT!r}); from offsited.worker import survey; sys.exit(survey.main())"
+    monkeypatch.setattr(surveying, "COMMAND", (sys.executable, "-I", "-c", program))
+    return found

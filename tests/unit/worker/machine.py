@@ -3,44 +3,30 @@
 
 import os
 import shutil
-import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind, Options
 from offsited.store import Store
 from offsited.worker import job
 from offsited.worker.restore import restore
 from offsited.worker.sync import sync
 
-from .conftest import PASSPHRASE, memfd
+from .trees import tree
 
+PASSPHRASE = b"correct horse"
 BODIES = {Kind.SYNC: sync, Kind.RESTORE: restore}
 
-Entry = tuple[int, int, int, int, bytes, int]
-"""Mode, owner, group, mtime in ns, content or target of a link, number of names within the tree."""
 
-
-def tree(top: Path) -> dict[bytes, Entry]:
-    """Every entry below a directory, and the directory itself as `.`."""
-    found: dict[bytes, os.stat_result] = {b".": os.lstat(top)}
-    for directory, directories, names in os.walk(os.fsencode(top)):
-        for name in (*directories, *names):
-            path = directory + b"/" + name
-            found[os.path.relpath(path, os.fsencode(top))] = os.lstat(path)
-    inodes = [status.st_ino for status in found.values()]
-    return {path: _entry(os.fsencode(top) + b"/" + path, status, inodes.count(status.st_ino)) for path, status in found.items()}
-
-
-def _entry(path: bytes, status: os.stat_result, names: int) -> Entry:
-    content = b""
-    if stat.S_ISREG(status.st_mode):
-        content = Path(os.fsdecode(path)).read_bytes()
-    elif stat.S_ISLNK(status.st_mode):
-        content = os.readlink(path)
-    return status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, content, 1 if stat.S_ISDIR(status.st_mode) else names
+def memfd(content: bytes) -> int:
+    """A descriptor as systemd hands a stored passphrase over: each reader that opens it anew starts at its beginning."""
+    descriptor = os.memfd_create("test", os.MFD_CLOEXEC)
+    os.write(descriptor, content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 class Machine:
@@ -143,3 +129,23 @@ def _replaced(name: str, value: object) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(name, value)
         yield
+
+
+def done(record: JobRecord) -> JobRecord:
+    assert (record.outcome, record.reason) == (Outcome.DONE, ""), record.detail
+    return record
+
+
+def failed(record: JobRecord, reason: Reason) -> JobRecord:
+    assert (record.outcome, record.reason) == (Outcome.FAILED, reason.value), record.detail
+    assert record.commit == ""
+    return record
+
+
+def holds(machine: Machine, snapshot: Path) -> None:
+    """The target decrypts to exactly this snapshot."""
+    to = machine.top / "restored"
+    done(machine.restore(to))
+    restored, wanted = tree(to), tree(snapshot)
+    subprocess.run(["rm", "-rf", str(to)], check=True)
+    assert restored == wanted

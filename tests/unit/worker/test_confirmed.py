@@ -6,9 +6,22 @@ from pathlib import Path
 import pytest
 
 from offsited.core.commit import Commit, digest, encode
-from offsited.worker.confirmed import Confirmed, Sealed
+from offsited.core.manifest import SegmentFile, root_hash
+from offsited.worker.confirmed import Announced, Confirmed, Sealed, Standing
 
-COMMIT = Commit(vault="v", target="seed", job=7, snapshot="s", snapshot_dated=5, opened=6, committed=8, entries=3, bytes=9)
+SEGMENTS = (SegmentFile("manifest-00000007.jsonl.gz", "ab" * 32, 3, 100),)
+COMMIT = Commit(
+    vault="v", target="seed", job=7, snapshot="s", snapshot_dated=5, opened=6, committed=8, reconciled=8, entries=3, bytes=9,
+    segments=SEGMENTS, root=root_hash(SEGMENTS),
+)  # fmt: skip
+LATER = COMMIT.model_copy(update={"job": 8, "snapshot_dated": 6})
+
+
+def confirm(directory: Path, commit: Commit = COMMIT, sealed: bytes = b"encrypted") -> Confirmed:
+    """Commit as a job does it."""
+    announced = Announced(content=encode(commit).decode(), commit_path="X/Y", sealed=digest(sealed))
+    Confirmed.read(directory).announce(announced)
+    return Confirmed.read(directory).confirm(announced)
 
 
 @pytest.fixture
@@ -20,33 +33,54 @@ def directory(tmp_path: Path) -> Path:
 def test_nothing_yet(tmp_path: Path) -> None:
     found = Confirmed.read(tmp_path / "missing")
     assert (found.commit, found.content, found.dated, found.digest, found.sealed) == (None, None, 0, "", Sealed())
-    assert not found.is_at_target(None)
-    assert not found.is_at_target(b"")
+    assert found.announced() is None
+    assert found.intent_line() == b""
+    assert found.standing(None) is Standing.NOTHING
+    assert found.standing(b"encrypted") is Standing.UNKNOWN
 
 
 def test_what_was_confirmed_is_known_again_by_its_encrypted_form(directory: Path) -> None:
-    Confirmed.read(directory).confirm(encode(COMMIT), "X/Y", b"encrypted")
+    found = confirm(directory)
+    assert (found.commit, found.dated, found.digest, found.sealed.commit_path) == (COMMIT, 5, digest(encode(COMMIT)), "X/Y")
+    assert found.standing(b"encrypted") is Standing.CONFIRMED
+    assert found.standing(b"encrypted ") is Standing.UNKNOWN
+    assert found.standing(None) is Standing.LOST
+    assert found.announced() is None
+
+
+def test_an_older_one_of_ours_is_told_from_a_strangers(directory: Path) -> None:
+    confirm(directory)
+    found = confirm(directory, LATER, b"encrypted later")
+    assert found.standing(b"encrypted later") is Standing.CONFIRMED
+    assert found.standing(b"encrypted") is Standing.ROLLED_BACK
+    assert found.standing(b"another") is Standing.UNKNOWN
+
+
+def test_a_commit_on_its_way_is_remembered_until_it_is_known_to_have_arrived(directory: Path) -> None:
+    confirm(directory)
+    announced = Announced(content=encode(LATER).decode(), commit_path="X/Y", sealed=digest(b"later"))
+    Confirmed.read(directory).announce(announced)
     found = Confirmed.read(directory)
-    assert (found.commit, found.dated, found.digest, found.sealed.path) == (COMMIT, 5, digest(encode(COMMIT)), "X/Y")
-    assert found.is_at_target(b"encrypted")
-    assert not found.is_at_target(b"encrypted ")
-    assert not found.is_at_target(None)
+    assert (found.commit, found.announced()) == (COMMIT, announced)
+    assert announced.arrived(b"later")
+    assert not announced.arrived(b"encrypted")
+    assert not announced.arrived(None)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"not json", encode(COMMIT)[:-10]])
+@pytest.mark.parametrize("content", [b"", b"{}", b"not json", encode(COMMIT)[:-10], encode(COMMIT).replace(b"ababab", b"cdcdcd")])
 def test_a_damaged_commit_is_as_good_as_none(directory: Path, content: bytes) -> None:
-    Confirmed.read(directory).confirm(encode(COMMIT), "X/Y", b"encrypted")
+    confirm(directory)
     (directory / "commit.json").write_bytes(content)
     found = Confirmed.read(directory)
-    assert (found.commit, found.dated, found.sealed) == (None, 0, Sealed())
-    assert not found.is_at_target(b"encrypted")
+    assert (found.commit, found.content, found.dated) == (None, None, 0)
+    assert found.standing(b"encrypted") is Standing.ROLLED_BACK, "ours, but nothing is known of it any more"
 
 
-def test_damage_beside_it_costs_a_comparison_and_nothing_else(directory: Path) -> None:
-    Confirmed.read(directory).confirm(encode(COMMIT), "X/Y", b"encrypted")
+def test_damage_beside_it_makes_the_commit_unknown(directory: Path) -> None:
+    confirm(directory)
     (directory / "sealed.json").write_bytes(b"x")
     found = Confirmed.read(directory)
-    assert (found.commit, found.is_at_target(b"encrypted")) == (COMMIT, False)
+    assert (found.commit, found.standing(b"encrypted")) == (COMMIT, Standing.UNKNOWN)
 
 
 def test_what_cannot_be_read_is_as_good_as_none(directory: Path) -> None:

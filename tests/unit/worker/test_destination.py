@@ -10,15 +10,15 @@ import pytest
 from offsited.core.outcome import Reason
 from offsited.errors import JobFailed
 from offsited.worker import mounts
-from offsited.worker.destination import Destination, requested_paths
+from offsited.worker.destination import SCRATCH, Destination, requested_paths
 
-from .conftest import memfd
+from .machine import memfd
 
 R = Reason
 
 
 def take(mountable: Path, descriptor: int | None) -> Destination:
-    return Destination.take(descriptor, mountable / "point", 7)
+    return Destination.take(descriptor, mountable / "point")
 
 
 def refused(mountable: Path, descriptor: int | None) -> str:
@@ -85,7 +85,6 @@ def test_a_read_only_file_system(mountable: Path, tmpfs: Callable[[str, str], Pa
         ([b"new"], False),
         ([b"new/deep/er"], False),
         ([b"directory/new"], False),
-        ([], False),
         ([b"file"], True),
         ([b"directory"], True),
         ([b"new", b"directory/file"], True),
@@ -107,28 +106,136 @@ def test_nothing_there_is_overwritten(destination: Destination, wanted: list[byt
     before = len(os.listdir("/proc/self/fd"))
     if taken:
         with pytest.raises(JobFailed) as caught:
-            destination.check_free(wanted)
+            destination.begin("v", "seed", wanted)
         assert caught.value.reason == R.DESTINATION_OCCUPIED
+        assert SCRATCH not in os.listdir(destination.point)
     else:
-        destination.check_free(wanted)
+        destination.begin("v", "seed", wanted)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_scratch_is_there_and_goes(destination: Destination) -> None:
-    destination.make_scratch()
+def test_everything_needs_an_empty_directory(destination: Destination) -> None:
+    """But for what every new ext4 has."""
+    (destination.point / "lost+found").mkdir()
+    destination.begin("v", "seed", [])
+    destination.finish()
+    (destination.point / "mine").touch()
+    with pytest.raises(JobFailed) as caught:
+        destination.begin("v", "seed", [])
+    assert caught.value.reason == R.DESTINATION_OCCUPIED
+
+
+def test_scratch_is_there_for_root_alone_and_goes(destination: Destination) -> None:
+    destination.begin("v", "seed", [])
     assert destination.scratch.stat().st_mode & 0o777 == 0o700
     (destination.scratch / "d").mkdir()
     (destination.scratch / "d/x").touch()
-    with pytest.raises(JobFailed) as caught:
-        destination.make_scratch()
-    assert caught.value.reason == R.DESTINATION_UNUSABLE
-    destination.remove_scratch()
+    destination.finish()
     assert not list(destination.point.iterdir())
 
 
-def test_its_own_times_are_set(destination: Destination, mountable: Path) -> None:
-    destination.set_times((1_000_000_001, 2_000_000_002))
-    assert (mountable / "to").stat().st_mtime_ns == 2_000_000_002
+REQUEST = ("v", "seed", [b"b", b"\xff"])
+
+
+@pytest.mark.parametrize(
+    ("request_", "same"),
+    [
+        (REQUEST, True),
+        (("v", "seed", [b"\xff", b"b"]), True),
+        (("w", "seed", [b"b", b"\xff"]), False),
+        (("v", "other", [b"b", b"\xff"]), False),
+        (("v", "seed", [b"b"]), False),
+        (("v", "seed", []), False),
+    ],
+)
+def test_what_was_interrupted_is_taken_up_by_the_same_request_alone(
+    destination: Destination,
+    request_: tuple[str, str, list[bytes]],
+    same: bool,  # noqa: FBT001 - a table
+) -> None:
+    destination.begin(*REQUEST)
+    (destination.point / "b").touch()
+    if same:
+        assert destination.begin(*request_), "it is said to be taken up"
+    else:
+        with pytest.raises(JobFailed) as caught:
+            destination.begin(*request_)
+        assert caught.value.reason == R.DESTINATION_OCCUPIED
+    assert SCRATCH in os.listdir(destination.point)
+
+
+def test_what_is_new_is_not_taken_up(destination: Destination) -> None:
+    assert not destination.begin(*REQUEST)
+
+
+def test_a_link_in_the_place_of_scratch_leads_nowhere(destination: Destination, mountable: Path) -> None:
+    """Somebody who may write into the destination must not lead root elsewhere: before it begins, while it runs, or at its end."""
+    (mountable / "elsewhere").mkdir()
+    (mountable / "elsewhere/differences").write_text("mine\n")
+    (destination.point / SCRATCH).symlink_to(mountable / "elsewhere")
+    with pytest.raises(JobFailed):
+        destination.begin(*REQUEST)
+    (destination.point / SCRATCH).unlink()
+    destination.begin(*REQUEST)
+    (destination.point / SCRATCH).rename(destination.point / "aside")
+    (destination.point / SCRATCH).symlink_to(mountable / "elsewhere")
+    destination.differences.note(b"x", "y")
+    destination.made(b"x")
+    destination.finish()
+    assert os.listdir(mountable / "elsewhere") == ["differences"]
+    assert (mountable / "elsewhere/differences").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("prepared", ["empty", "request"])
+@pytest.mark.parametrize(("owner", "mode"), [(1000, 0o700), (0, 0o770), (0, 0o707)])
+def test_a_scratch_that_others_may_have_filled_is_not_taken(destination: Destination, prepared: str, owner: int, mode: int) -> None:
+    destination.begin(*REQUEST)
+    scratch = destination.point / SCRATCH
+    if prepared == "empty":
+        (scratch / "request.json").unlink()
+    os.chown(scratch, owner, 0)
+    scratch.chmod(mode)
+    with pytest.raises(JobFailed) as caught:
+        destination.begin(*REQUEST)
+    assert caught.value.reason == R.DESTINATION_OCCUPIED
+
+
+def test_an_unwritten_request_is_begun_anew(destination: Destination) -> None:
+    """Killed before the marker was there: nothing else was."""
+    (destination.point / SCRATCH).mkdir(mode=0o700)
+    assert not destination.begin(*REQUEST)
+
+
+def test_a_destination_is_left_as_it_was(destination: Destination, mountable: Path) -> None:
+    before = (mountable / "to").stat().st_mtime_ns
+    destination.begin(*REQUEST)
+    assert (mountable / "to").stat().st_mtime_ns != before
+    destination.leave()
+    assert (mountable / "to").stat().st_mtime_ns == before
+
+
+def test_differences_survive_an_interruption(destination: Destination, tmp_path: Path) -> None:
+    destination.begin(*REQUEST)
+    assert destination.differences.read() == []
+    destination.differences.note(b"new\nline\xff", "size is 1, not 2")
+    destination.differences.note(b"", "mode")
+    destination.differences.note(b"new\nline\xff", "size is 1, not 2")
+    destination.begin(*REQUEST)
+    listed = ["new\\nline\\xff: size is 1, not 2", ".: mode"]
+    assert destination.differences.read() == listed
+    destination.differences.move(tmp_path / "kept")
+    destination.finish()
+    assert (tmp_path / "kept").read_text().splitlines() == listed
+    assert (tmp_path / "kept").stat().st_mode & 0o077 == 0
+
+
+def test_directories_that_were_made_are_remembered(destination: Destination) -> None:
+    destination.begin(*REQUEST)
+    assert destination.all_made() == set()
+    destination.made(b"d")
+    destination.begin(*REQUEST)
+    destination.made(b"new\nline/\xff")
+    assert destination.all_made() >= {b"d", b"new\nline/\xff"}
 
 
 def test_the_paths_asked_for() -> None:

@@ -6,101 +6,15 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from offsited.core import config
 from offsited.core.commit import digest
 from offsited.core.outcome import Outcome, Reason
-from offsited.core.record import JobRecord
 
-from .conftest import unmount_below
-from .machine import Machine, tree
-
-DISK = "32M"
-
-
-@pytest.fixture
-def new_disk(mountable: Path) -> Iterator[Callable[[str], str]]:
-    """Makes a loop device with a file system; afterwards it is given back."""
-    devices: list[str] = []
-
-    def make(size: str) -> str:
-        image = mountable / f"disk-{len(devices)}"
-        subprocess.run(["truncate", "-s", size, str(image)], check=True)
-        subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-L", "SEED", str(image)], check=True)
-        found = subprocess.run(["losetup", "--find", "--show", str(image)], check=True, capture_output=True, text=True)
-        devices.append(found.stdout.strip())
-        return devices[-1]
-
-    yield make
-    unmount_below(mountable)
-    for device in devices:
-        subprocess.run(["losetup", "-d", device], check=True)
-
-
-@pytest.fixture
-def machine(mountable: Path, key_file: Path, new_disk: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> Machine:
-    found = Machine(mountable, key_file, new_disk(DISK), lambda: unmount_below(mountable))
-    # There is no udev here to make links of labels.
-    monkeypatch.setattr(config.DiskTarget, "device", property(lambda _target: found.device))
-    return found
-
-
-def fill(top: Path) -> Path:
-    """Entries of every kind and strange names."""
-    for name in ("a", "d/b", "d/deep/c", "gone/x", "gone/y/z", "l" * 200 + "/" + "m" * 255, "became-file/x", "became-directory"):
-        (top / name).parent.mkdir(parents=True, exist_ok=True)
-        (top / name).write_bytes(name.encode() * 100)
-    for raw in (b"\xff\xfe", b"new\nline", b"-dash", b"gocryptfs.conf", b" "):
-        (top / os.fsdecode(raw)).write_bytes(raw)
-    (top / "empty").touch()
-    (top / "hollow").mkdir()
-    (top / "soft").symlink_to("nowhere")
-    os.link(top / "a", top / "d/hard")
-    os.mkfifo(top / "fifo")
-    os.chown(top / "d/b", 4_000_000, 5)
-    (top / "d/b").chmod(0o4751)
-    for path, when in ((top / "a", 1_600_000_000_123_456_789), (top / "hollow", 1_500_000_000_000_000_001)):
-        os.utime(path, ns=(when, when))
-    return top
-
-
-def change(top: Path) -> Path:
-    """What can happen between two snapshots. A file of an older one is never written into: its inode is shared."""
-    (top / "a").unlink()
-    (top / "a").write_text("changed")
-    (top / "new").write_text("new")
-    subprocess.run(["rm", "-r", str(top / "gone"), str(top / "became-file"), str(top / ("l" * 200))], check=True)
-    (top / "became-file").write_text("now a file")
-    (top / "became-directory").unlink()
-    (top / "became-directory").mkdir()
-    (top / "became-directory/x").touch()
-    (top / "d/deep").rename(top / "d/moved")
-    (top / "empty").unlink()
-    return top
-
-
-def done(record: JobRecord) -> JobRecord:
-    assert (record.outcome, record.reason) == (Outcome.DONE, ""), record.detail
-    return record
-
-
-def failed(record: JobRecord, reason: Reason) -> JobRecord:
-    assert (record.outcome, record.reason) == (Outcome.FAILED, reason.value), record.detail
-    assert record.commit == ""
-    return record
-
-
-def holds(machine: Machine, snapshot: Path) -> None:
-    """The target decrypts to exactly this snapshot."""
-    to = machine.top / "restored"
-    done(machine.restore(to))
-    restored, wanted = tree(to), tree(snapshot)
-    subprocess.run(["rm", "-rf", str(to)], check=True)
-    assert restored == wanted
+from .machine import Machine, done, failed, holds
+from .trees import change, fill, tree
 
 
 def test_what_was_synced_comes_back_exactly(machine: Machine) -> None:

@@ -11,7 +11,7 @@ from offsited.errors import Exit
 from offsited.store import Store
 from offsited.worker import __main__ as worker
 
-from .conftest import PASSPHRASE, memfd
+from .machine import PASSPHRASE, memfd
 
 
 @pytest.fixture

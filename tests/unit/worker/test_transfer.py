@@ -13,7 +13,7 @@ from offsited.core import config, rsync
 from offsited.core.outcome import Reason
 from offsited.core.progress import Phase, Progress
 from offsited.core.rsync import Place
-from offsited.core.rsync_output import Item, obstacles, parse_line, topmost
+from offsited.core.rsync_output import Topmost, obstacles, parse_listed
 from offsited.errors import JobFailed
 from offsited.worker import transfer
 from offsited.worker.transfer import TransferFailed, Transfers
@@ -81,26 +81,33 @@ def tree(top: Path) -> dict[bytes, tuple[int, int, bytes]]:
     return found
 
 
-def send(transfers: Transfers, sides: Sides, without: str = "NOTHING") -> None:
-    command = rsync.send(TOOLS.rsync, sides.view, sides.place, without=without)
+def listed_all(transfers: Transfers, sides: Sides, without: bytes = b"NOTHING") -> Path:
+    """A list of everything in the view but for one directory."""
+    paths = sorted(path for path in tree(sides.view) if not path.startswith(without))
+    return transfers.list_file(b"./" + path for path in paths)  # else rsync takes what begins with # for a comment
+
+
+def send(transfers: Transfers, sides: Sides, without: bytes = b"NOTHING") -> None:
+    command = rsync.send_listed(TOOLS.rsync, sides.view, sides.place, listed_all(transfers, sides, without))
     run(transfers.counted(command, Progress(Phase.SENDING), capabilities=sides.place.capabilities))
 
 
-def planned(transfers: Transfers, sides: Sides) -> list[bytes]:
+def listed_there(transfers: Transfers, sides: Sides) -> list[bytes]:
+    """What rsync lists of the target."""
     lines: list[bytes] = []
-    run(transfers.run(rsync.plan_deletions(TOOLS.rsync, sides.view, sides.place, without="NOTHING"), on_line=lines.append))
-    return [item.path for item in map(parse_line, lines) if isinstance(item, Item) and item.deleted]
+    run(transfers.run(rsync.list_all(TOOLS.rsync, sides.place), on_line=lines.append))
+    return [path for line in lines if (path := parse_listed(line)) not in {None, b"."}]  # type: ignore[misc]
 
 
 def test_a_tree_arrives_and_nothing_goes(transfers: Transfers, sides: Sides) -> None:
-    make(sides.view, *NAMES, "d/x", "OFF/secret")
+    make(sides.view, *NAMES, "d/x", "d/y", "OFF/secret")
     make(sides.current, "old", "d/old")
-    send(transfers, sides, without="OFF")
+    send(transfers, sides, without=b"OFF")
     sent = {path: entry for path, entry in tree(sides.view).items() if not path.startswith(b"OFF")}
     found = tree(sides.current)
     assert {path for path in found if path not in sent} == {b"old", b"d/old"}
     assert {path: entry for path, entry in found.items() if path in sent and path != b"d"} == {p: e for p, e in sent.items() if p != b"d"}
-    assert transfers.tally.sent_entries == len(sent) - 1, "all but d, which was there"
+    assert transfers.tally.sent_entries == 2, "what is at the top holds the snapshot, and is none of its entries"
     assert transfers.tally.deleted == []
     assert transfers.tally.wire_bytes > 0
 
@@ -133,13 +140,18 @@ def test_owners_modes_links_and_nodes_are_kept(transfers: Transfers, sides: Side
     assert (sides.current / "d").stat().st_mtime_ns == 123_456_789_012_345_678
 
 
-def test_a_plan_names_exactly_what_the_view_has_not(transfers: Transfers, sides: Sides) -> None:
-    make(sides.view, "keep", "both/keep")
+def test_a_listing_names_everything_that_is_there(transfers: Transfers, sides: Sides) -> None:
     make(sides.current, "keep", "both/keep", *(b"both/" + name for name in NAMES), "gone/a/b", "gone/c")
+    (sides.current / "link").symlink_to("no -> where")
     before = tree(sides.current)
-    doomed = topmost(planned(transfers, sides))
-    assert set(doomed) == {*(b"both/" + name for name in NAMES), b"gone"}
-    assert tree(sides.current) == before, "a plan changes nothing"
+    found = listed_there(transfers, sides)
+    assert sorted(found) == sorted(before)
+    surplus = Topmost()
+    for path in found:
+        if not path.startswith(b"both"):
+            surplus.add(path)
+    assert surplus.paths == {b"keep", b"gone", b"link"}
+    assert tree(sides.current) == before, "a listing changes nothing"
 
 
 def test_a_list_is_deleted_and_nothing_else(transfers: Transfers, sides: Sides) -> None:
@@ -182,7 +194,7 @@ def test_a_directory_that_stands_in_the_way(transfers: Transfers, sides: Sides) 
     assert obstacles(caught.value.complaints) == ([b"\xff way"], True)
     assert (sides.current / os.fsdecode(b"\xff way") / "full").exists()
     listed = transfers.list_file([b"\xff way"])
-    run(transfers.run(rsync.replace_listed(TOOLS.rsync, sides.view, sides.place, listed), capabilities=rsync.WRITING_FILES))
+    run(transfers.run(rsync.send_listed(TOOLS.rsync, sides.view, sides.place, listed, force=True), capabilities=rsync.WRITING_FILES))
     assert (sides.current / os.fsdecode(b"\xff way")).is_file()
     assert (sides.current / "unlisted/full").exists()
 
@@ -278,12 +290,17 @@ def test_a_program_that_is_not_there(transfers: Transfers, tool: str) -> None:
 def test_progress_follows_what_rsync_says(transfers: Transfers, sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Progress] = []
     monkeypatch.setattr(transfers.report, "progress", told.append)
-    make(sides.view, *(f"f{number}" for number in range(50)))
+    make(sides.view, *(f"d/f{number}" for number in range(50)))
     start = Progress(Phase.SENDING, bytes_total=999, entries_total=51)
-    run(transfers.counted(rsync.send(TOOLS.rsync, sides.view, sides.place, without="N"), start, capabilities=rsync.WRITING_FILES))
+    command = rsync.send_listed(TOOLS.rsync, sides.view, sides.place, listed_all(transfers, sides))
+    run(transfers.counted(command, start, capabilities=rsync.WRITING_FILES))
     assert told[0] == start
     size = sum(len(content) for _, _, content in tree(sides.view).values())
-    assert (told[-1].bytes_done, told[-1].entries_done, told[-1].bytes_total) == (size, 51, 999)
+    assert (told[-1].bytes_done, told[-1].entries_done, told[-1].bytes_total) == (
+        size,
+        53,
+        999,
+    )  # the top comes along, and the list names it too
     assert (transfers.tally.sent_entries, transfers.tally.sent_bytes) == (50, 0), (
         "of an encrypted tree, files of up to 50 bytes hold nothing"
     )

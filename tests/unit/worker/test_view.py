@@ -18,7 +18,8 @@ from offsited.store import VaultFiles
 from offsited.worker import mounts, process, view
 from offsited.worker.view import View
 
-from .conftest import TOOLS, memfd, run
+from .conftest import TOOLS, run
+from .machine import memfd
 
 LENGTHS = (1, 15, 16, 175, 176, 177, 200, 255)
 
