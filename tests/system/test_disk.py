@@ -106,7 +106,8 @@ def test_a_restore_overwrites_nothing(home: OnDisk, tmp_path: Path) -> None:
 
 
 def test_stock_gocryptfs_alone_reads_the_target(home: OnDisk, tmp_path: Path) -> None:
-    """As the manual tells it, offsited-target(7): mount, gocryptfs, copy."""
+    """As the manual tells it, offsited-target(7): mount, gocryptfs, copy. All that gocryptfs can show is there, without the manifest."""
+    plant(home.first / "tree")
     home.vault.synced()
     clear = tmp_path / "clear"
     clear.mkdir()

@@ -90,7 +90,10 @@ def test_a_year_in_the_life_of_a_vault(vault: MakeVault, remote: Remote, key: Pa
 
 
 def test_stock_gocryptfs_alone_reads_the_target(away: AtRemote, tmp_path: Path) -> None:
-    """As the manual tells it, offsited-target(7): fetch, gocryptfs, copy."""
+    """As the manual tells it, offsited-target(7): fetch, gocryptfs, copy. All that gocryptfs can show is there, without the manifest."""
+    second = away.vault.next_snapshot(away.vault.root / FIRST)
+    plant(second / "tree")
+    away.vault.synced()
     fetched, clear, restored = (tmp_path / name for name in ("fetched", "clear", "restored"))
     clear.mkdir()
     must("rsync", "-aH", "--numeric-ids", f"admin:{away.remote.directory}/current/", fetched)
@@ -99,7 +102,7 @@ def test_stock_gocryptfs_alone_reads_the_target(away: AtRemote, tmp_path: Path) 
         must("rsync", "-aH", "--numeric-ids", f"{clear}/backup/", restored)
     finally:
         must("umount", clear)
-    assert differences(census(away.vault.root / FIRST), census(restored)) == []
+    assert differences(census(second), census(restored)) == []
 
 
 def test_the_users_own_ssh_configuration_is_not_read(away: AtRemote) -> None:
