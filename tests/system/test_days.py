@@ -29,7 +29,7 @@ from .vaults import Vault
 
 DAYS = int(os.environ.get("OFFSITED_DAYS", "8"))
 SEED = int(os.environ.get("OFFSITED_SEED", str(random.SystemRandom().randrange(10**6))))
-LONG_TARGET = 3040
+LONG_TARGET = 736
 """Bytes of a link's target that only the manifest can keep."""
 
 

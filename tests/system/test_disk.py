@@ -105,6 +105,20 @@ def test_a_restore_overwrites_nothing(home: OnDisk, tmp_path: Path) -> None:
     assert census(tmp_path) == before
 
 
+@pytest.mark.parametrize("file_system", ["xfs", "ext4"])
+def test_links_that_are_too_long_for_a_disk_come_back_by_the_manifest(
+    vault: MakeVault, disk: MakeDisk, key: Path, tmp_path: Path, file_system: str
+) -> None:
+    """XFS takes 1,023 bytes of a link's target, encrypted ones; the disk must not make the sync fail."""
+    made, target = vault(), disk(file_system)
+    first = made.snapshot()
+    for length in (735, 736, 1023, 3039, 3040, 4000):
+        os.symlink("t" * length, first / f"link-{length}")
+    made.init(f"disk=disk:UUID={target.uuid}", key=key)
+    made.synced()
+    assert differences(census(first), made.restored(tmp_path / "to")) == []
+
+
 def test_stock_gocryptfs_alone_reads_the_target(home: OnDisk, tmp_path: Path) -> None:
     """As the manual tells it, offsited-target(7): mount, gocryptfs, copy. All that gocryptfs can show is there, without the manifest."""
     plant(home.first / "tree")

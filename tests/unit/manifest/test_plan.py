@@ -106,8 +106,8 @@ def test_the_number_of_a_group(members: list[int], split: list[int], number: int
 @pytest.mark.parametrize(
     ("row", "carried"),
     [
-        (Row(b"a", "l", 0o777, target=b"x" * 3039), False),
-        (Row(b"a", "l", 0o777, target=b"x" * 3040), True),
+        (Row(b"a", "l", 0o777, target=b"x" * 735), False),
+        (Row(b"a", "l", 0o777, target=b"x" * 736), True),
         (Row(b"/".join([b"a"] * 178), "p", 0o644), True),
         (Row(b"/".join([b"a"] * 165), "p", 0o644), False),
         (Row(b"/".join([b"a"] * 165), "d", 0o755), False),
