@@ -23,6 +23,7 @@ INODE_BITS: Final = (1 << 48) - 1
 
 _HEADER, _BLOCK, _OVERHEAD = 18, 4096, 32
 _LONG_PREFIX: Final = "gocryptfs.longname."
+_SHOWN: Final = re.compile(r"[A-Za-z0-9_-]+|gocryptfs\.(?:conf|diriv|longname\.[A-Za-z0-9_-]+(?:\.name)?)")
 
 EXITS: Final[dict[int, Reason]] = {
     6: Reason.GOCRYPTFS_FAILED,  # CIPHERDIR missing
@@ -125,6 +126,11 @@ def is_companion(path: bytes) -> bool:
     """Whether an encrypted path is gocryptfs's own (key file, directory IV, long name) and stands for no entry of the tree."""
     name = path.rpartition(b"/")[2]
     return name in _OWN_FILES or (name.startswith(_LONG_PREFIX.encode()) and name.endswith(b".name"))
+
+
+def may_be_shown(path: str) -> bool:
+    """Whether a view could have an entry of this last name; about another one it cannot even be asked (2.5.1: ENOSYS)."""
+    return _SHOWN.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def has_long_name(path: str) -> bool:

@@ -8,6 +8,8 @@ the same in its ledger.
 import json
 from dataclasses import asdict, dataclass
 
+from offsited.core.manifest import checked_path
+
 FORMAT = 1
 
 
@@ -33,6 +35,14 @@ def parse_header(line: bytes) -> Header | None:
         document = json.loads(line)
         return Header(str(document["vault"]), str(document["target"]), int(document["job"]), document["whole"] is True)
     except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def parse_line(line: bytes) -> bytes | None:
+    """Given a later line, return the path in it, or None if it is none."""
+    try:
+        return checked_path(json.loads(line)["path"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -139,13 +139,16 @@ def is_carried(row: Row) -> bool:
 
 
 def fits(path: bytes, *, directory: bool = False) -> bool:
-    """Whether the view can show a path, and the companion that gocryptfs puts beside a long name or into a directory."""
+    """Whether the view can show a path, and the companion that gocryptfs puts beside a long name or into a directory.
+
+    With long names the path itself is longer than its encrypted form, and is used too.
+    """
     if len(path) * 2 < SEALED_PATH_LIMIT // 12:
         return True
     companion = len(DIRIV_FILE) + 1 if directory else 0
     if len(path.rpartition(b"/")[2]) >= LONG_NAME:
         companion = max(companion, len(".name"))
-    return sealed_length(path) + companion < SEALED_PATH_LIMIT
+    return max(sealed_length(path) + companion, len(path)) < SEALED_PATH_LIMIT
 
 
 def sealed_length(path: bytes) -> int:

@@ -14,6 +14,7 @@ import gzip
 import os
 import shutil
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from offsited.core.commit import Commit, digest, parse_commit
+from offsited.core.intent import parse_header
 from offsited.store import sync_directory, write_whole
 
 COMMIT_FILE: Final = "commit.json"
@@ -110,13 +112,26 @@ class Confirmed:
     def intent(self) -> Path:
         return self.directory / INTENT_FILE
 
-    def intent_line(self) -> bytes:
-        """The header of the intent that an uncommitted job left; b"" if none did, or if it cannot be read."""
+    @property
+    def interrupted(self) -> bool:
+        """Whether an uncommitted job left an intent."""
+        return self.intent.exists()
+
+    @property
+    def intends_all(self) -> bool:
+        """Whether an uncommitted job was about to change anything at the target, or may have been: its intent cannot be read."""
+        header = parse_header(next(self.intent_lines(), b""))
+        return self.interrupted and (header is None or header.whole)
+
+    def intent_lines(self) -> Iterator[bytes]:
+        """The lines of the intent that an uncommitted job left, as far as it can be read; the last one is b"" if it cannot to its end."""
         try:
             with gzip.open(self.intent, "rb") as file:
-                return file.readline()
+                yield from file
+        except FileNotFoundError:
+            return
         except (OSError, EOFError, zlib.error):
-            return b""
+            yield b""
 
     @property
     def dated(self) -> int:

@@ -239,15 +239,17 @@ class Mirror:
         """Delete what is gone: the plan's list, and in a comparison of everything what the target has beside what it should have."""
         self.job.report.phase(Phase.DELETING)
         self.deleted = await asyncio.to_thread(self.pending.count_gone)
-        doomed, excluded = await self._doomed(shown)
+        doomed, by_example = await self._doomed(shown)
         if self.whole:
-            doomed |= await self._surplus(shown)
+            surplus = await self._surplus(shown)
+            doomed |= {path for path in surplus if gocryptfs.may_be_shown(path)}
+            by_example |= {path for path in surplus if not gocryptfs.may_be_shown(path)}
         doomed = await view.look(lambda: _within_directories(shown.point, doomed))
         if doomed:
             listed = self.transfers.list_file(_with_companions(doomed))
             await self._run(rsync.delete_listed(self._tool, shown.point, self._place, listed))
-        if excluded:
-            await self._delete_excluded(shown, excluded)
+        if by_example:
+            await self._delete_by_example(shown, by_example)
 
     async def _doomed(self, shown: _Shown) -> tuple[set[str], set[str]]:
         """The encrypted paths of the plan's deletions: those that the view has not, and those that it has, because they are excluded."""
@@ -266,14 +268,14 @@ class Mirror:
             return False
         return True
 
-    async def _delete_excluded(self, shown: _Shown, excluded: set[str]) -> None:
-        """rsync must not find them in the view. So it gets a tree that has the parents and nothing else as an example."""
+    async def _delete_by_example(self, shown: _Shown, doomed: set[str]) -> None:
+        """Delete what rsync must not look for in the view: it gets a tree that has the parents and nothing else as an example."""
         example = self.job.runtime / "example"
-        for path in excluded:
+        for path in doomed:
             (example / path).parent.mkdir(parents=True, exist_ok=True)
-        listed = self.transfers.list_file(_with_companions(excluded))
+        listed = self.transfers.list_file(_with_companions(doomed))
         await self._run(rsync.delete_by_example(self._tool, example, self._place, listed))
-        parents = self.transfers.list_file({path.rpartition("/")[0].encode() for path in excluded} - {b""})
+        parents = self.transfers.list_file({os.fsencode(path.rpartition("/")[0]) for path in doomed} - {b""})
         await self._run(rsync.send_listed(self._tool, shown.point, self._place, parents))
 
     async def _surplus(self, shown: _Shown) -> set[str]:
@@ -284,7 +286,7 @@ class Mirror:
 
         def listen(line: bytes) -> None:
             path = parse_listed(line)
-            if path and path.startswith(prefix) and not self.pending.is_expected(path):
+            if path and path.startswith(prefix) and b".." not in path.split(b"/") and not self.pending.is_expected(path):
                 surplus.add(path)
 
         listing = rsync.list_all(self._tool, self._place)
@@ -322,16 +324,11 @@ class Mirror:
 
     def _write_segment(self) -> tuple[SegmentFile, ...]:
         """Append what changed to the manifest, as a file of it."""
-        before = self.confirmed.commit.segments if self.confirmed.commit and not self._anew else ()
         head = Header(self.job.files.identity(), self.job.target.name, self.job.number)
-        lines = self.pending.lines() if not self._anew else self.pending.all_lines()
-        return segments.append(self.confirmed.segments, before, head, lines)
-
-    @property
-    def _anew(self) -> bool:
-        """Whether the manifest is written anew: the segments of the one before are not all there."""
         known = self.confirmed.commit.segments if self.confirmed.commit else ()
-        return not all((self.confirmed.segments / segment.name).is_file() for segment in known)
+        if all(segments.is_intact(self.confirmed.segments / segment.name, segment) for segment in known):
+            return segments.append(self.confirmed.segments, known, head, self.pending.lines())
+        return segments.append(self.confirmed.segments, (), head, self.pending.all_lines())
 
     def _stage(self, listed: Sequence[SegmentFile]) -> list[str]:
         """Show in the view what the commit will speak of; return what of it is not at the target yet."""

@@ -43,6 +43,14 @@ def header(file: Path) -> Header:
         return found
 
 
+def is_intact(file: Path, expected: SegmentFile) -> bool:
+    """Whether a segment is there, as it was committed."""
+    try:
+        return _digest(file) == expected.sha256
+    except OSError:
+        return False
+
+
 def describe(file: Path) -> SegmentFile:
     """What a commit says of a segment. Raise ManifestDamaged."""
     with _opened(file) as (_, lines):

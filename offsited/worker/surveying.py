@@ -4,17 +4,18 @@
 import os
 
 from offsited import names
+from offsited.core.manifest import ManifestDamaged
 from offsited.core.outcome import Reason
 from offsited.core.progress import Phase, Progress
 from offsited.errors import JobFailed
 from offsited.worker.confirmed import Confirmed
 from offsited.worker.job import Job
 from offsited.worker.process import Child
-from offsited.worker.survey import COMMAND, UNREADABLE, Request, Told
+from offsited.worker.survey import COMMAND, DAMAGED, UNREADABLE, Request, Told
 
 
 async def survey(job: Job, confirmed: Confirmed, *, thorough: bool) -> None:
-    """Leave the plan of this job in the target's directory. Raise JobFailed."""
+    """Leave the plan of this job in the target's directory. Raise JobFailed, or ManifestDamaged if the ledger is."""
     request = Request(
         top=str(job.files.plain / names.BACKUP_DIR),
         directory=str(confirmed.directory),
@@ -39,6 +40,8 @@ async def survey(job: Job, confirmed: Confirmed, *, thorough: bool) -> None:
         ended = await child.wait()
     finally:
         await child.end()
+    if last.failed == DAMAGED:
+        raise ManifestDamaged(last.detail)
     if last.failed == UNREADABLE:
         raise JobFailed(Reason.SNAPSHOT_UNREADABLE, last.detail)
     if ended.status or not last.done:

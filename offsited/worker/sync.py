@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Final
 
 from offsited import names
-from offsited.core.intent import parse_header
+from offsited.core.manifest import ManifestDamaged
 from offsited.core.outcome import Outcome, Reason
+from offsited.core.paths import exclude_line
 from offsited.core.record import Counts
 from offsited.errors import JobFailed
 from offsited.worker import mounts, snapshot, target
@@ -74,10 +75,16 @@ class _Sync:
         found = await self._look(confirmed, announced)
         before = confirmed
         confirmed, standing = await asyncio.to_thread(_settle, confirmed, announced, found)
+        asked = self._is_whole(confirmed, standing)
+        interrupted = confirmed.interrupted
         books = await asyncio.to_thread(Books.prepare, confirmed, before)
-        whole = self._is_whole(confirmed, standing) or (books.doubtful and standing is not Standing.NOTHING)
-        interrupted = confirmed.intent.exists()
-        await survey(self.job, confirmed, thorough=whole)
+        whole = asked or books.doubts(standing)
+        try:
+            await survey(self.job, confirmed, thorough=whole)
+        except ManifestDamaged:
+            books = await asyncio.to_thread(Books.anew, confirmed)
+            whole = asked or books.doubts(standing)
+            await survey(self.job, confirmed, thorough=whole)
         check_top(self.opened)
         with books.opened() as pending:
             mirror = Mirror(
@@ -120,9 +127,9 @@ class _Sync:
             case Standing.LOST:
                 report.remark("the commit at the target was gone; everything was compared anew")
             case Standing.NOTHING:
-                return _intended_whole(confirmed)
+                return confirmed.intends_all
             case Standing.CONFIRMED:
-                return self.job.options.reconcile or _intended_whole(confirmed) or self._is_due(confirmed)
+                return self.job.options.reconcile or confirmed.intends_all or self._is_due(confirmed)
         return True
 
     def _is_due(self, confirmed: Confirmed) -> bool:
@@ -151,8 +158,7 @@ class _Sync:
         if not unread:
             return DONE
         for one in unread[:_LISTED_MAX]:
-            pattern = os.fsdecode(one.path).replace("\\", "\\\\")
-            self.job.report.remark(f'{os.strerror(one.error)}: exclude = ["/{pattern}"]')
+            self.job.report.remark(f"{os.strerror(one.error)}: {exclude_line(one.path)}")
         if len(unread) > _LISTED_MAX:
             self.job.report.remark(f"and {len(unread) - _LISTED_MAX} more")
         return Outcome.PARTIAL, Reason.ENTRIES_UNREADABLE
@@ -163,9 +169,3 @@ def _settle(confirmed: Confirmed, announced: Announced | None, found: Found) -> 
     if announced and announced.arrived(found.files.get(announced.commit_path)):
         confirmed = confirmed.confirm(announced)
     return confirmed, confirmed.standing(found.files.get(confirmed.sealed.commit_path))
-
-
-def _intended_whole(confirmed: Confirmed) -> bool:
-    """Whether an interrupted job was about to change anything at the target."""
-    header = parse_header(confirmed.intent_line())
-    return header is not None and header.whole
