@@ -143,6 +143,28 @@ def test_what_stands_for_no_entry(path: bytes, companion: bool) -> None:  # noqa
     assert gocryptfs.is_companion(path) is companion
 
 
+@pytest.mark.parametrize(
+    ("path", "may_be"),
+    [
+        ("a/b-_9", True),
+        ("gocryptfs.diriv", True),
+        ("x/gocryptfs.longname.abc", True),
+        ("x/gocryptfs.longname.abc.name", True),
+        ("", False),
+        ("x/", False),
+        ("a b", False),
+        ("lost+found", False),
+        ("a\n", False),
+        (".nfs01", False),
+        ("\udcff", False),
+        ("gocryptfs.longname.", False),
+        ("\u0661", False),
+    ],
+)
+def test_what_a_view_can_be_asked_about(path: str, may_be: bool) -> None:  # noqa: FBT001 - a table
+    assert gocryptfs.may_be_shown(path) is may_be
+
+
 def test_what_a_name_needs() -> None:
     long = "gocryptfs.longname.X"
     assert gocryptfs.companions("a") == ["gocryptfs.diriv"]

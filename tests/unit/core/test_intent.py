@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offsited.core.intent import Header, encode_line, parse_header
+from offsited.core.intent import Header, encode_line, parse_header, parse_line
 
 HEADER = Header("v", "seed", 7, whole=True)
 
@@ -37,10 +37,23 @@ def test_no_bytes_crash(line: bytes) -> None:
     assert parse_header(line) is None
 
 
+def is_path(path: bytes) -> bool:
+    return not {b"", b".", b".."} & set(path.split(b"/"))
+
+
+NO_LINES = [b"", b"{}", b"[]", b"7", b"null", b"\xff", b'{"path": 7}', b'{"path": "../x"}', b'{"path": "/x"}', b"[" * 100_000]
+
+
+@pytest.mark.parametrize("line", NO_LINES, ids=range(len(NO_LINES)))
+def test_what_is_no_line_reads_as_none(line: bytes) -> None:
+    assert parse_line(line) is None
+
+
 @given(st.binary(min_size=1).filter(lambda path: b"\0" not in path), st.booleans())
 def test_every_path_is_one_line_and_comes_back(path: bytes, again: bool) -> None:  # noqa: FBT001 - drawn
     line = encode_line(path, again=again)
     assert line.count(b"\n") == 1
+    assert parse_line(line) == (path if is_path(path) else None)
     document = json.loads(line)
     assert document.pop("path").encode("utf-8", "surrogateescape") == path
     assert document == ({"again": True} if again else {})

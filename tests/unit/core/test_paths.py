@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Paths to restore."""
+"""Paths to restore, and paths to exclude."""
+
+import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offsited.core import paths
 from offsited.core.outcome import Reason
 from offsited.errors import JobFailed
+from offsited.worker.excludes import excludes
 
 
 @pytest.mark.parametrize(
@@ -55,3 +58,31 @@ def test_what_is_let_pass_stays_below_the_top(content: bytes) -> None:
 @pytest.mark.parametrize(("path", "parent"), [(b"a", b"."), (b"a/b", b"a"), (b"a/b/c", b"a/b")])
 def test_parents(path: bytes, parent: bytes) -> None:
     assert paths.parent(path) == parent
+
+
+NAMES = st.binary(min_size=1, max_size=8).filter(lambda name: not {0, 47} & set(name) and name not in {b".", b".."})
+STRANGE = [b"a b ", b"#x", b"!x", b"**", b"[a]", b'"', b"\\", b"\\*", b"\x7f", b"\xff", b"\n", b"\r", b"\x1c", b"\xc2\xa0"]
+
+
+@settings(deadline=None)  # the first one imports
+@given(st.lists(NAMES | st.sampled_from(STRANGE), min_size=1, max_size=3))
+def test_a_line_excludes_its_path_as_git_reads_it(parts: list[bytes]) -> None:
+    path = b"/".join(parts)
+    line = paths.exclude_line(path)
+    assert line.isprintable()
+    (pattern,) = tomllib.loads(line)["exclude"]
+    excluded = excludes([pattern])
+    assert excluded is not None
+    assert excluded(path, is_directory=False)
+    assert excluded(path, is_directory=True)
+    assert not excluded(b"d/" + path, is_directory=False)
+    assert not excluded(b"other" + path, is_directory=False)
+
+
+@pytest.mark.parametrize("other", [b"IMG_a.jpg", b"IMG_.jpg", b"IMG_\xc3\xa9.jpg", b"IMG_?.jpg", b"IMG_ab.jpg"])
+@pytest.mark.parametrize("path", [b"IMG_\xe9.jpg", b"IMG_\n.jpg", b"IMG_*.jpg"])
+def test_a_line_excludes_nothing_else(path: bytes, other: bytes) -> None:
+    excluded = excludes(tomllib.loads(paths.exclude_line(path))["exclude"])
+    assert excluded is not None
+    assert excluded(path, is_directory=False)
+    assert not excluded(other, is_directory=False)

@@ -1,17 +1,32 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A machine to run whole jobs on: snapshots, a vault, a disk, all real but systemd. Jobs run in this process; their mounts go with them."""
 
+import functools
+import hashlib
+import itertools
+import json
 import os
 import shutil
+import signal
+import sqlite3
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
+import pytest
+
+from offsited.core.commit import Commit
+from offsited.core.manifest import Row
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind, Options
 from offsited.store import Store
-from offsited.worker import job
+from offsited.worker import job, mounts
+from offsited.worker.confirmed import Confirmed
+from offsited.worker.ledger import LEDGER_FILE, Ledger
 from offsited.worker.restore import restore
 from offsited.worker.sync import sync
 
@@ -73,11 +88,86 @@ class Machine:
     def sync(self, **options: bool) -> JobRecord:
         return self._run(Kind.SYNC, Options(**options))
 
-    def restore(self, to: Path, paths: bytes | None = None) -> JobRecord:
+    def killed(self, work: Callable[[], object], at: str = "", *, time: int = 1) -> None:
+        """Do it in a process that must be killed before its end: by a tool, or where it calls `at`, a dotted name, for the n-th `time`."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if at:
+                    _kill_at(at, time)
+                work()
+            finally:
+                os._exit(0)
+        status = os.waitpid(pid, 0)[1]
+        self._unmount()
+        assert os.WIFSIGNALED(status), "it came to its end"
+        assert os.WTERMSIG(status) == signal.SIGKILL
+
+    def restore(self, to: Path, paths: bytes | None = None, **options: bool) -> JobRecord:
         to.mkdir(exist_ok=True)
         given = {"destination": os.open(to, os.O_RDONLY)} | ({} if paths is None else {"paths": memfd(paths)})
         with _replaced("offsited.worker.restore.handed_over", lambda: given):
-            return self._run(Kind.RESTORE, Options())
+            return self._run(Kind.RESTORE, Options(**options))
+
+    @property
+    def known(self) -> Confirmed:
+        """What is confirmed of the target."""
+        return Confirmed.read(self.files.target("seed"))
+
+    @property
+    def confirmed(self) -> Commit:
+        found = self.known.commit
+        assert found is not None
+        return found
+
+    def manifest(self) -> dict[bytes, Row]:
+        """What is known of the target, entry by entry."""
+        with Ledger.opened(self.files.target("seed") / LEDGER_FILE) as ledger:
+            return {row.path: row for row in ledger.rows()}
+
+    @staticmethod
+    def damage_table(file: Path, name: str) -> None:
+        """Overwrite the page at which a table or an index of a database begins."""
+        with closing(sqlite3.connect(file)) as database:
+            (page,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+            (size,) = database.execute("PRAGMA page_size").fetchone()
+        with file.open("r+b") as opened:
+            opened.seek((page - 1) * size)
+            opened.write(b"\xa5" * size)
+
+    def stays(self, point: Path) -> None:
+        """What is mounted there is not a job's: it outlives them."""
+        kept = self._unmount
+        source = os.open(point, os.O_RDONLY)
+
+        def unmount() -> None:
+            kept()
+            mounts.bind(source, point, read_only=False)
+
+        self._unmount = unmount
+
+    @contextmanager
+    def when(self, name: str, happens: Callable[[], object]) -> Iterator[None]:
+        """Within: `happens` happens when a dotted name is called first."""
+        place, _, attribute = name.rpartition(".")
+        real = getattr(resolve_name(place), attribute)
+        times = itertools.count()
+
+        def watched(*args: Any, **options: Any) -> Any:
+            if next(times) == 0:
+                happens()
+            return real(*args, **options)
+
+        with _replaced(name, watched):
+            yield
+
+    @staticmethod
+    def let_go() -> None:
+        """Close directories that jobs of this process have open; with a process of its own they would be closed by its end."""
+        for descriptor in sorted(int(name) for name in os.listdir("/proc/self/fd")):
+            with suppress(OSError):
+                if descriptor > 2 and stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                    os.close(descriptor)
 
     @contextmanager
     def disk(self) -> Iterator[Path]:
@@ -115,17 +205,29 @@ class Machine:
         return ended
 
     def _configure(self) -> None:
-        source = f'[source]\nkind = "lastdst"\npath = "{self.snapshots}/lastdst"\nexclude = {self.exclude!r}\n'
+        source = f'[source]\nkind = "lastdst"\npath = "{self.snapshots}/lastdst"\nexclude = {json.dumps(self.exclude)}\n'
         target = '[[target]]\nname = "seed"\nkind = "disk"\nlabel = "SEED"\ndirectory = "home"\n'
         self.store.vault_file("home").write_text(source + target)
         lines = [f'{name} = "{path}"' for name, path in self.settings.items()]
         (self.store.etc / "offsited.toml").write_text("\n".join(["[tools]", *lines]))
 
 
+def _kill_at(name: str, time: int) -> None:
+    place, _, attribute = name.rpartition(".")
+    real = getattr(resolve_name(place), attribute)
+    times = itertools.count(1)
+
+    @functools.wraps(real)
+    def watched(*args: Any, **options: Any) -> Any:
+        if next(times) == time:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **options)
+
+    pytest.MonkeyPatch().setattr(name, watched)
+
+
 @contextmanager
 def _replaced(name: str, value: object) -> Iterator[None]:
-    import pytest  # noqa: PLC0415 - this alone needs it
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(name, value)
         yield
@@ -143,9 +245,11 @@ def failed(record: JobRecord, reason: Reason) -> JobRecord:
 
 
 def holds(machine: Machine, snapshot: Path) -> None:
-    """The target decrypts to exactly this snapshot."""
+    """The target decrypts to exactly this snapshot, and its manifest says the hash of each file."""
     to = machine.top / "restored"
     done(machine.restore(to))
     restored, wanted = tree(to), tree(snapshot)
     subprocess.run(["rm", "-rf", str(to)], check=True)
     assert restored == wanted
+    hashes = {path or b".": row.sha256 for path, row in machine.manifest().items()}
+    assert hashes == {path: hashlib.sha256(found[4]).digest() if stat.S_ISREG(found[0]) else b"" for path, found in wanted.items()}

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What one target is known to hold."""
 
+import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from offsited.core import intent
 from offsited.core.commit import Commit, digest, encode
 from offsited.core.manifest import SegmentFile, root_hash
 from offsited.worker.confirmed import Announced, Confirmed, Sealed, Standing
@@ -34,7 +37,7 @@ def test_nothing_yet(tmp_path: Path) -> None:
     found = Confirmed.read(tmp_path / "missing")
     assert (found.commit, found.content, found.dated, found.digest, found.sealed) == (None, None, 0, "", Sealed())
     assert found.announced() is None
-    assert found.intent_line() == b""
+    assert (found.interrupted, found.intends_all, list(found.intent_lines())) == (False, False, [])
     assert found.standing(None) is Standing.NOTHING
     assert found.standing(b"encrypted") is Standing.UNKNOWN
 
@@ -65,6 +68,41 @@ def test_a_commit_on_its_way_is_remembered_until_it_is_known_to_have_arrived(dir
     assert announced.arrived(b"later")
     assert not announced.arrived(b"encrypted")
     assert not announced.arrived(None)
+
+
+HEADER = intent.Header("v", "seed", 7, whole=False)
+LINES = intent.encode_line(b"a", again=False) + intent.encode_line(b"\xff\n", again=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "everything"),
+    [
+        (gzip.compress(HEADER.encode() + LINES), False),
+        (gzip.compress(replace(HEADER, whole=True).encode()), True),
+        (gzip.compress(b""), True),
+        (gzip.compress(LINES), True),
+        (b"", True),
+        (b"not packed", True),
+        (gzip.compress(HEADER.encode())[:12], True),
+    ],
+)
+def test_an_intent_that_says_everything_or_nothing_that_can_be_read(directory: Path, content: bytes, everything: bool) -> None:  # noqa: FBT001
+    (directory / "intent.jsonl.gz").write_bytes(content)
+    found = Confirmed.read(directory)
+    assert (found.interrupted, found.intends_all) == (True, everything)
+
+
+def test_an_intent_that_was_cut_is_said_to_be(directory: Path) -> None:
+    whole = gzip.compress(HEADER.encode() + LINES * 1000)
+    (directory / "intent.jsonl.gz").write_bytes(whole)
+    assert list(Confirmed.read(directory).intent_lines()) == [HEADER.encode(), *LINES.splitlines(keepends=True) * 1000]
+    (directory / "intent.jsonl.gz").write_bytes(whole[:-20])
+    assert list(Confirmed.read(directory).intent_lines())[-1] == b""
+
+
+def test_a_commit_that_arrived_ends_the_intent(directory: Path) -> None:
+    (directory / "intent.jsonl.gz").write_bytes(gzip.compress(HEADER.encode()))
+    assert not confirm(directory).interrupted
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"not json", encode(COMMIT)[:-10], encode(COMMIT).replace(b"ababab", b"cdcdcd")])

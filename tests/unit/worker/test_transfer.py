@@ -199,6 +199,49 @@ def test_a_directory_that_stands_in_the_way(transfers: Transfers, sides: Sides) 
     assert (sides.current / "unlisted/full").exists()
 
 
+def test_an_empty_list_sends_nothing(transfers: Transfers, sides: Sides) -> None:
+    make(sides.view, "x")
+    run(transfers.run(rsync.send_listed(TOOLS.rsync, sides.view, sides.place, transfers.list_file([]))))
+    assert tree(sides.current) == {}
+
+
+def test_what_is_listed_and_not_there_is_a_failure_that_leaves_the_target_alone(transfers: Transfers, sides: Sides) -> None:
+    make(sides.view, "d/x")
+    make(sides.current, "d/gone")
+    command = rsync.send_listed(TOOLS.rsync, sides.view, sides.place, transfers.list_file([b"d", b"d/gone", b"d/x"]))
+    with pytest.raises(TransferFailed) as caught:
+        run(transfers.run(command, capabilities=sides.place.capabilities))
+    assert caught.value.reason == Reason.RSYNC_PARTIAL
+    assert set(tree(sides.current)) == {b"d", b"d/gone", b"d/x"}
+
+
+def test_what_looks_unchanged_is_sent_again_only_if_told(transfers: Transfers, sides: Sides) -> None:
+    make(sides.view, "f")
+    send(transfers, sides)
+    when = (sides.view / "f").stat().st_mtime_ns
+    (sides.view / "f").write_bytes(b"CONTENT OF f")
+    os.utime(sides.view / "f", ns=(when, when))
+    send(transfers, sides)
+    assert (sides.current / "f").read_bytes() == b"content of f"
+    command = rsync.send_listed(TOOLS.rsync, sides.view, sides.place, transfers.list_file([b"f"]), again=True)
+    run(transfers.run(command, capabilities=sides.place.capabilities))
+    assert (sides.current / "f").read_bytes() == b"CONTENT OF f"
+
+
+def test_what_is_fetched_by_list(transfers: Transfers, sides: Sides, tmp_path: Path) -> None:
+    """Content alone: nothing below what was not asked for, no link, and nothing of what is not there."""
+    make(sides.current, "d/x", "d/y", "e/z")
+    (sides.current / "d/x").chmod(0o4777)
+    (sides.current / "link").symlink_to("/etc/passwd")
+    (tmp_path / "into").mkdir()
+    listed = transfers.list_file([b"current/d/x", b"current/missing", b"current/link", b"current/e"])
+    command = rsync.fetch_listed(TOOLS.rsync, sides.place, listed, f"{tmp_path}/into/")
+    run(transfers.run(command, capabilities=rsync.WRITING_FILES))
+    assert set(tree(tmp_path / "into")) == {b"current", b"current/d", b"current/d/x", b"current/e"}
+    assert (tmp_path / "into/current/d/x").read_bytes() == b"content of d/x"
+    assert not (tmp_path / "into/current/d/x").stat().st_mode & 0o7000
+
+
 def test_partial_is_cleared_and_the_mirror_is_not(transfers: Transfers, sides: Sides, tmp_path: Path) -> None:
     make(sides.current, "x")
     make(sides.current.parent / "partial", "half", "d/half")
