@@ -154,6 +154,14 @@ class Destination:
         except FileNotFoundError:
             return None
 
+    def is_of(self, commit: str) -> None:
+        """Remember, by its digest, the commit that is restored here. A restore of another one that is taken up leaves what went since."""
+        file = self.scratch / "commit"
+        if not file.exists():
+            write_whole(file, commit.encode())
+        elif file.read_text() != commit:
+            self.differences.note(b"", "begun with another snapshot, before a sync: what is not in this one may be left of it")
+
     def made(self, path: bytes) -> None:
         """Remember a directory that was made only because it holds something that was asked for."""
         with (self.scratch / "made").open("ab") as file:

@@ -2,7 +2,7 @@
 """A restore without the manifest: what gocryptfs shows of the target's mirror is copied by rsync. For when the manifest is damaged."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,15 +29,17 @@ _COMMIT: Final = f"{names.OFFSITED_DIR}/{COMMIT_FILE}".encode()
 _BACKUP: Final = names.BACKUP_DIR.encode()
 
 
-async def restore_plainly(job: Job, destination: Destination, wanted: tuple[bytes, ...], transfers: Transfers, reached: Target) -> Ending:
-    """Write what the target's mirror has of the paths asked for, () = everything. Raise JobFailed."""
-    restoring = _Restore(job, destination, wanted, transfers, replace(transfers, tally=Tally()), reached)
+async def restore_plainly(
+    job: Job, destination: Destination, wanted: tuple[bytes, ...], transfers: Transfers, reached: Target, *, begins: Callable[[], None]
+) -> Ending:
+    """Write what the target's mirror has of the paths asked for, () = everything. Call `begins` before the first write. Raise JobFailed."""
+    restoring = _Restore(job, destination, wanted, transfers, replace(transfers, tally=Tally()), reached, begins)
     try:
         async with restoring.encrypted_tree() as tree:
             times = await restoring.write(tree)
-        if not wanted:
-            os.utime(destination.point, ns=times)
         destination.finish()
+        if not wanted:  # removing what was ours there has changed it
+            os.utime(destination.point, ns=times)
     finally:
         restoring.count()
     job.report.remark("restored without the manifest: no extended attributes, ACLs, flags, and nothing is checked against it")
@@ -55,6 +57,7 @@ class _Restore:
     fetching: Transfers
     writing: Transfers
     reached: Target
+    begins: Callable[[], None]
 
     def count(self) -> None:
         """Put what was written, and what crossed the wire for it, into the record."""
@@ -64,7 +67,10 @@ class _Restore:
 
     @asynccontextmanager
     async def encrypted_tree(self) -> AsyncIterator[str]:
-        """Within: a local path of the encrypted tree, whole or as much of it as is wanted."""
+        """Within: a local path of the encrypted tree, whole or as much of it as is wanted. Raise JobFailed if there is none."""
+        found = await self.reached.look(self.fetching, [names.DIRIV_FILE])
+        if not found.files:
+            raise JobFailed(Reason.TARGET_EMPTY)
         if isinstance(self.job.target, DiskTarget):
             yield self.reached.place.current
             return
@@ -72,17 +78,14 @@ class _Restore:
         yield f"{self.destination.scratch}/{names.CURRENT_DIR}"
 
     async def _fetch(self) -> None:
-        """The commit first: without one, nothing else is fetched."""
         below = tuple(_BACKUP + b"/" + path for path in self.wanted)
         encrypted = await encrypted_names.of(self.job, (_COMMIT, *below))
-        found = await self.reached.look(self.fetching, [encrypted[_COMMIT]])
-        if not found.files:
-            raise JobFailed(Reason.TARGET_EMPTY)
         paths = [encrypted[_COMMIT], *(encrypted[path] for path in below)] if below else []
         listed = sorted({needed for path in paths for needed in (path, *gocryptfs.companions(path))})
         current = [f"{names.CURRENT_DIR}/{path}" for path in listed] or [names.CURRENT_DIR]
         paths_file = self.fetching.list_file(path.encode() for path in current)
         command = rsync.fetch(self.job.tools.rsync, self.reached.place, paths_file, f"{self.destination.scratch}/")
+        self.begins()
         await patiently(lambda: self._transfer(self.fetching, command, Progress(Phase.FETCHING)))
 
     async def write(self, tree: str) -> tuple[int, int]:
@@ -95,20 +98,25 @@ class _Restore:
     async def _write(self, view: View) -> tuple[int, int]:
         top = view.point / names.BACKUP_DIR
         commit = await view.look(lambda: _read_commit(view.point))
-        self.job.report.note(
-            snapshot=commit.snapshot, snapshot_dated=commit.snapshot_dated, counts=Counts(entries=commit.entries, bytes=commit.bytes)
-        )
+        counts = Counts(entries=commit.entries, bytes=commit.bytes) if commit else Counts()
+        if commit:
+            self.job.report.note(snapshot=commit.snapshot, snapshot_dated=commit.snapshot_dated, counts=counts)
+        else:
+            self.job.report.remark("the commit cannot be read: which snapshot this is, and whether it is whole, is not known")
         await view.look(lambda: self._check(top))
         # What begins with # or ; would be a comment to rsync.
         listed = self.writing.list_file(b"./" + path for path in self.wanted) if self.wanted else None
-        start = Progress(Phase.WRITING) if listed else Progress(Phase.WRITING, bytes_total=commit.bytes, entries_total=commit.entries)
+        start = Progress(Phase.WRITING) if listed else Progress(Phase.WRITING, bytes_total=counts.bytes, entries_total=counts.entries)
+        self.begins()
         command = rsync.restore(self.job.tools.rsync, top, f"{self.destination.point}/", listed)
         await self._transfer(self.writing, command, start, sealed=False)
         status = await view.look(top.stat)
         return status.st_atime_ns, status.st_mtime_ns
 
     def _check(self, top: Path) -> None:
-        """Raise JobFailed if something wanted is not in the backup, or if something of its name is at the destination."""
+        """Raise JobFailed if there is no backup, or if something wanted is not in it."""
+        if not top.is_dir():
+            raise JobFailed(Reason.TARGET_EMPTY)
         for path in self.wanted:
             if not os.path.lexists(os.fsencode(top) + b"/" + path):
                 raise JobFailed(Reason.PATH_NOT_IN_BACKUP, os.fsdecode(path))
@@ -123,14 +131,9 @@ class _Restore:
             raise
 
 
-def _read_commit(view: Path) -> Commit:
-    """Raise JobFailed unless the target holds a commit of ours."""
+def _read_commit(view: Path) -> Commit | None:
+    """The commit, or None: the tree may be whole all the same."""
     try:
-        commit = parse_commit((view / os.fsdecode(_COMMIT)).read_bytes())
-    except FileNotFoundError:
-        raise JobFailed(Reason.TARGET_EMPTY) from None
-    except OSError as error:
-        raise JobFailed(Reason.TARGET_DAMAGED, f"commit: {error.strerror}") from error
-    if commit is None:
-        raise JobFailed(Reason.TARGET_DAMAGED, "the commit cannot be read")
-    return commit
+        return parse_commit((view / os.fsdecode(_COMMIT)).read_bytes())
+    except OSError:
+        return None

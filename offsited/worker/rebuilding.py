@@ -10,8 +10,10 @@ from contextlib import ExitStack
 from typing import Final, TypeVar
 
 from offsited.core.manifest import TOP, Row, parent, parents
+from offsited.core.outcome import Reason
 from offsited.core.progress import Phase, Progress
-from offsited.worker.destination import Destination
+from offsited.errors import JobFailed
+from offsited.worker.destination import SCRATCH, Destination
 from offsited.worker.fetching import Clear
 from offsited.worker.job import Job
 from offsited.worker.ledger import Ledger
@@ -23,6 +25,7 @@ PART_BYTES: Final = 1 << 30
 WRITERS: Final = 4
 """Threads: each waits for gocryptfs most of the time."""
 
+_SCRATCH: Final = SCRATCH.encode()
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _Thing = TypeVar("_Thing")
 
@@ -48,13 +51,24 @@ class Rebuilding:
         return self._selected[0] if self._selected[0].path == TOP else None
 
     async def run(self) -> None:
-        """Do it. What does not come out as it should is noted at the destination."""
+        """Do it. What does not come out as it should is noted at the destination. Raise JobFailed."""
+        try:
+            source = await self._clear.view.look(lambda: os.open(self._clear.top, _DIRECTORY))
+        except OSError as error:
+            raise JobFailed(Reason.TARGET_DAMAGED, f"the top of the snapshot: {error.strerror}") from error
+        try:
+            await self._run(source)
+        except OSError as error:
+            raise JobFailed(Reason.DESTINATION_UNUSABLE, f"something there is not as it was made: {error.strerror}") from error
+
+    async def _run(self, source: int) -> None:
         with ExitStack() as stack:
+            stack.callback(os.close, source)
             top = os.open(self._destination.point, _DIRECTORY)
             stack.callback(os.close, top)
-            source = await self._clear.view.look(lambda: os.open(self._clear.top, _DIRECTORY))
-            stack.callback(os.close, source)
             differences = self._destination.differences
+            if any(row.path == TOP or _is_scratch(row) for row in self._selected) and self._ledger.row(_SCRATCH):
+                differences.note(_SCRATCH, "a restore needs this name itself, and leaves it out")
             writer = Writer(top, source, lambda one: differences.note(one.path, one.what), self._stop)
             pool = stack.enter_context(ThreadPoolExecutor(WRITERS, "writer"))
             stack.callback(self._stop.set)
@@ -76,27 +90,30 @@ class Rebuilding:
         """Directories that were asked for, each after the one that holds it, or before."""
         for row in self._selected:
             if row.kind == "d":
-                yield from self._ledger.directories_below(row.path, deepest_first=deepest_first)
+                found = self._ledger.directories_below(row.path, deepest_first=deepest_first)
+                yield from (directory for directory in found if not _is_scratch(directory))
 
     def _rows(self) -> Iterator[Row]:
         """Everything else that was asked for, directory by directory."""
         for row in self._selected:
-            if row.kind == "d":
-                yield from self._ledger.entries_below(row.path)
-            else:
-                yield row
+            found = self._ledger.entries_below(row.path) if row.kind == "d" else iter([row])
+            yield from (entry for entry in found if not _is_scratch(entry))
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def _make_directories(self, writer: Writer) -> None:
+        made = self._destination.all_made()
         for row in self._above():
-            if _make(writer, row):
+            if row.path in made:
+                writer.unfinish_directory(row)
+            elif _make(writer, row):
                 self._destination.made(row.path)
         for row in self._directories():
             if self._stop.is_set():
                 return
             if row.path != TOP:
-                _make(writer, row)
+                if not _make(writer, row):
+                    writer.unfinish_directory(row)
                 self.entries += 1
 
     async def _write(self, writer: Writer, pool: ThreadPoolExecutor, part: Sequence[Row]) -> None:
@@ -161,6 +178,10 @@ def parts(rows: Iterator[Row]) -> Iterator[list[Row]]:
         size += row.size
     if part:
         yield part
+
+
+def _is_scratch(row: Row) -> bool:
+    return row.path == _SCRATCH or row.path.startswith(_SCRATCH + b"/")
 
 
 def _make(writer: Writer, row: Row) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from offsited import names
-from offsited.core.commit import Commit, parse_commit
+from offsited.core.commit import Commit, digest, parse_commit
 from offsited.core.manifest import TOP, ManifestDamaged, Row
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.progress import Phase
@@ -67,14 +67,17 @@ class _Restoring:
         if found.owner is None:
             raise JobFailed(Reason.TARGET_EMPTY)
         if self.job.options.without_manifest:
-            return await restore_plainly(self.job, self.destination, self.wanted, self.transfers, reached)
+            return await restore_plainly(self.job, self.destination, self.wanted, self.transfers, reached, begins=self._begin)
         async with shown_in_clear(self.job, reached, self.transfers, self.destination.scratch) as clear:
-            with Ledger.opened(await _manifest(self.job, clear, self.destination.scratch)) as ledger:
+            with Ledger.opened(await _manifest(self.job, clear, self.destination)) as ledger:
                 selected = await asyncio.to_thread(_selection, ledger, self.wanted)
-                self.begun = True
+                self._begin()
                 rebuilding = Rebuilding(self.job, ledger, self.destination, clear, selected)
                 await self._rebuild(rebuilding, clear)
         return await asyncio.to_thread(_ending, self.job, self.destination, rebuilding.top)
+
+    def _begin(self) -> None:
+        self.begun = True
 
     async def _rebuild(self, rebuilding: Rebuilding, clear: Clear) -> None:
         try:
@@ -83,7 +86,7 @@ class _Restoring:
             self.job.report.note(counts=_counts(self.job, rebuilding, self.transfers))
 
 
-async def _manifest(job: Job, clear: Clear, scratch: Path) -> Path:
+async def _manifest(job: Job, clear: Clear, destination: Destination) -> Path:
     """Return a ledger of what the target holds: a copy of our own if that is of the same commit, else one made of the target's segments."""
     job.report.phase(Phase.FETCHING)
     content = await clear.read_own(COMMIT_FILE)
@@ -95,7 +98,8 @@ async def _manifest(job: Job, clear: Clear, scratch: Path) -> Path:
     job.report.note(
         snapshot=commit.snapshot, snapshot_dated=commit.snapshot_dated, counts=Counts(entries=commit.entries, bytes=commit.bytes)
     )
-    file = scratch / LEDGER_FILE
+    await asyncio.to_thread(destination.is_of, digest(content))
+    file = destination.scratch / LEDGER_FILE
     await asyncio.to_thread(_remove, file)
     confirmed = Confirmed.read(job.files.target(job.target.name))
     if confirmed.content == content and await asyncio.to_thread(_copy, confirmed, file):

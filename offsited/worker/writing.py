@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from offsited.core.manifest import Row
+from offsited.core.outcome import Reason
+from offsited.errors import JobFailed
 from offsited.worker import entry, mounts
 
 _PIECE: Final = 1 << 20
 _FS_IOC_SETFLAGS: Final = 0x40086602
 """ioctl_iflags(2)."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
+_UNUSABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _TYPES: Final = {"p": stat.S_IFIFO, "s": stat.S_IFSOCK, "c": stat.S_IFCHR, "b": stat.S_IFBLK}
 
 
@@ -47,6 +50,15 @@ class Writer:
     def open_directory(self, path: bytes) -> int:
         """Open a directory that was made. Raise OSError."""
         return mounts.open_deep(self._top, os.fsdecode(path) or ".", _DIRECTORY)
+
+    def unfinish_directory(self, row: Row) -> None:
+        """Take from a directory that an interrupted restore has finished what hinders to write into it. Raise OSError."""
+        if row.flags:
+            descriptor = self.open_directory(row.path)
+            try:
+                fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, struct.pack("=q", 0))
+            finally:
+                os.close(descriptor)
 
     def make_directory(self, parent: int, row: Row) -> bool:
         """Make a directory, closed to others until it is finished; whether it was not there. Raise OSError."""
@@ -79,7 +91,7 @@ class Writer:
             else:
                 self._make_other(parent, name, row)
         except OSError as error:
-            self._note(row, f"cannot be written: {error.strerror}")
+            self._cannot(row, "written", error)
 
     def link(self, first: bytes, parent: int, row: Row) -> None:
         """Make another name of an entry that was written. If that one was not, this one is written alone."""
@@ -97,7 +109,7 @@ class Writer:
             self._note(row, "the first name of its hard-link group could not be restored")
             self.write(parent, row)
         except OSError as error:
-            self._note(row, f"cannot be linked: {error.strerror}")
+            self._cannot(row, "linked", error)
         finally:
             if above is not None:
                 os.close(above)
@@ -191,14 +203,10 @@ class Writer:
         digest = hashlib.sha256()
         position = 0
         holes = list(reversed(row.holes))
-        try:
-            while (piece := os.pread(source, _PIECE, position)) and not self._stop.is_set():
-                digest.update(piece)
-                _write_around(target, piece, position, holes)
-                position += len(piece)
-        except OSError as error:
-            what = "is damaged at the target" if error.errno == errno.EIO else "could not be copied"
-            self._note(row, f"{what}, from byte {position} on: {error.strerror}")
+        while (piece := self._read(source, position, row)) and not self._stop.is_set():
+            digest.update(piece)
+            _write_around(target, piece, position, holes)
+            position += len(piece)
         os.ftruncate(target, position)
         if self._stop.is_set():
             return
@@ -206,6 +214,15 @@ class Writer:
             self._note(row, "its content is not the one that was committed")
             row = row._replace(size=position, mtime=os.fstat(source).st_mtime_ns)
         self._dress(target, row)
+
+    def _read(self, source: int, position: int, row: Row) -> bytes:
+        """The next piece, b"" at the end or where the target does not give more."""
+        try:
+            return os.pread(source, _PIECE, position)
+        except OSError as error:
+            what = "is damaged at the target" if error.errno == errno.EIO else "cannot be read at the target"
+            self._note(row, f"{what}, from byte {position} on: {error.strerror}")
+            return b""
 
     # --- others ----------------------------------------------------------------------------------------------------
 
@@ -265,6 +282,12 @@ class Writer:
         for what, value in wanted.items():
             if found[what] != value:
                 self._note(row, f"{what} is {found[what]}, not {value}")
+
+    def _cannot(self, row: Row, done: str, error: OSError) -> None:
+        """Raise JobFailed if the destination is to blame, and not this entry."""
+        if error.errno in _UNUSABLE:
+            raise JobFailed(Reason.DESTINATION_UNUSABLE, str(error.strerror)) from error
+        self._note(row, f"cannot be {done}: {error.strerror}")
 
     def _note(self, row: Row, what: str) -> None:
         self._differs(Difference(row.path, what))

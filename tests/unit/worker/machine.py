@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A machine to run whole jobs on: snapshots, a vault, a disk, all real but systemd. Jobs run in this process; their mounts go with them."""
 
+import ctypes
 import functools
 import hashlib
 import itertools
@@ -24,7 +25,7 @@ from offsited.core.manifest import Row
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind, Options
 from offsited.store import Store
-from offsited.worker import job, mounts
+from offsited.worker import job
 from offsited.worker.confirmed import Confirmed
 from offsited.worker.ledger import LEDGER_FILE, Ledger
 from offsited.worker.restore import restore
@@ -32,6 +33,8 @@ from offsited.worker.sync import sync
 
 from .trees import tree
 
+PR_SET_CHILD_SUBREAPER = 36
+libc = ctypes.CDLL(None)
 PASSPHRASE = b"correct horse"
 BODIES = {Kind.SYNC: sync, Kind.RESTORE: restore}
 
@@ -90,6 +93,7 @@ class Machine:
 
     def killed(self, work: Callable[[], object], at: str = "", *, time: int = 1) -> None:
         """Do it in a process that must be killed before its end: by a tool, or where it calls `at`, a dotted name, for the n-th `time`."""
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         pid = os.fork()
         if pid == 0:
             try:
@@ -99,6 +103,7 @@ class Machine:
             finally:
                 os._exit(0)
         status = os.waitpid(pid, 0)[1]
+        _kill_orphans()
         self._unmount()
         assert os.WIFSIGNALED(status), "it came to its end"
         assert os.WTERMSIG(status) == signal.SIGKILL
@@ -134,17 +139,6 @@ class Machine:
         with file.open("r+b") as opened:
             opened.seek((page - 1) * size)
             opened.write(b"\xa5" * size)
-
-    def stays(self, point: Path) -> None:
-        """What is mounted there is not a job's: it outlives them."""
-        kept = self._unmount
-        source = os.open(point, os.O_RDONLY)
-
-        def unmount() -> None:
-            kept()
-            mounts.bind(source, point, read_only=False)
-
-        self._unmount = unmount
 
     @contextmanager
     def when(self, name: str, happens: Callable[[], object]) -> Iterator[None]:
@@ -210,6 +204,16 @@ class Machine:
         self.store.vault_file("home").write_text(source + target)
         lines = [f'{name} = "{path}"' for name, path in self.settings.items()]
         (self.store.etc / "offsited.toml").write_text("\n".join(["[tools]", *lines]))
+
+
+def _kill_orphans() -> None:
+    """What systemd does with the rest of a unit whose main process is gone."""
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+    with suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
 
 
 def _kill_at(name: str, time: int) -> None:

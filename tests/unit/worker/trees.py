@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Snapshots as they may be, how they change, and whether two trees are the same."""
 
+import fcntl
 import os
 import stat
+import struct
 import subprocess
 from pathlib import Path
 
@@ -62,3 +64,31 @@ def change(top: Path) -> Path:
     (top / "d/deep").rename(top / "d/moved")
     (top / "empty").unlink()
     return top
+
+
+More = tuple[dict[str, bytes], int, tuple[int, int], int]
+"""Extended attributes, ACLs among them; chattr flags; device number; bytes that it takes on the disk."""
+
+
+def more(top: Path) -> dict[bytes, More]:
+    """What `tree` does not tell of every entry below a directory."""
+    return {path: _more(os.fsencode(top) + b"/" + path) for path in tree(top)}
+
+
+def _more(path: bytes) -> More:
+    status = os.lstat(path)
+    xattrs = {name: os.getxattr(path, name, follow_symlinks=False) for name in os.listxattr(path, follow_symlinks=False)}
+    device = (os.major(status.st_rdev), os.minor(status.st_rdev))
+    blocks = status.st_blocks if stat.S_ISREG(status.st_mode) else 0
+    return xattrs, flags(path) if stat.S_IFMT(status.st_mode) in {stat.S_IFREG, stat.S_IFDIR} else 0, device, blocks * 512
+
+
+def flags(path: bytes | Path, wanted: int | None = None) -> int:
+    """The flags of a file or directory, ioctl_iflags(2); set, if they are given."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if wanted is not None:
+            fcntl.ioctl(descriptor, 0x40086602, struct.pack("=q", wanted))
+        return int(struct.unpack("=i", fcntl.ioctl(descriptor, 0x80086601, bytes(8))[:4])[0])
+    finally:
+        os.close(descriptor)

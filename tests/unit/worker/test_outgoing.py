@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a plan is cut into transfers, and a manifest into parts of a restore; what a hash is refused for."""
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offsited.core.manifest import Row
+from offsited.core.outcome import Reason
+from offsited.core.plan import Change
+from offsited.errors import JobFailed
+from offsited.worker import outgoing, rebuilding, writing
+from offsited.worker.pending import Item
+
+NEVER = threading.Event()
+
+
+def item(number: int) -> Item:
+    return Item(Change.NEW, Row(b"%d" % number, "f", 0o600))
+
+
+@given(st.lists(st.integers(1, 12), max_size=20), st.integers(1, 8))
+def test_a_group_is_never_cut(sizes: list[int], limit: int) -> None:
+    groups, number = [], 0
+    for size in sizes:
+        groups.append([item(number + offset) for offset in range(size)])
+        number += size
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outgoing, "BATCH", limit)
+        found = list(outgoing.batches(groups))
+    assert [one for batch in found for one in batch] == [one for group in groups for one in group], "all, in order"
+    ends = {group[-1] for group in groups}
+    assert all(batch[-1] in ends for batch in found)
+    for batch in found:
+        assert len(batch) <= limit or len([group for group in groups if group[-1] in batch]) == 1
+    for one, other in zip(found, found[1:], strict=False):
+        first = next(group for group in groups if group[0] == other[0])
+        assert len(one) + len(first) > limit, "no more batches than needed"
+
+
+@given(st.lists(st.integers(0, 20), max_size=30))
+def test_parts_of_a_restore_are_bounded(sizes: list[int]) -> None:
+    """In entries, and in bytes but for a single larger file."""
+    rows = [Row(b"%d" % number, "f", 0o600, size=size) for number, size in enumerate(sizes)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rebuilding, "PART_ENTRIES", 4)
+        patch.setattr(rebuilding, "PART_BYTES", 10)
+        found = list(rebuilding.parts(iter(rows)))
+    assert [row for part in found for row in part] == rows
+    assert all(part for part in found)
+    assert all(len(part) <= 4 and (sum(row.size for row in part) <= 10 or len(part) == 1) for part in found)
+
+
+HOLES = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=6)
+
+
+@given(st.binary(max_size=100), HOLES, st.integers(1, 30))
+def test_holes_are_left_out_and_nothing_else(content: bytes, wanted: list[tuple[int, int]], piece: int) -> None:
+    """Whatever the pieces in which it comes; a hole holds zeros, as the manifest says."""
+    holes, end = [], 0
+    for start, length in sorted(wanted):
+        if start >= end:
+            holes.append((start, length))
+            end = start + length
+    text = bytearray(content)
+    for start, length in holes:
+        text[start : start + length] = bytes(len(text[start : start + length]))
+    target = os.memfd_create("target")
+    try:
+        os.ftruncate(target, len(text))
+        os.pwrite(target, b"\xff" * len(text), 0)
+        left = list(reversed(holes))
+        for position in range(0, len(text), piece):
+            writing._write_around(target, bytes(text[position : position + piece]), position, left)
+        found = bytearray(os.pread(target, len(text) + 1, 0))
+    finally:
+        os.close(target)
+    for start, length in holes:
+        assert set(found[start : start + length]) <= {0xFF}, "it was not written"
+        found[start : start + length] = bytes(len(found[start : start + length]))
+    assert found == text
+
+
+@pytest.mark.parametrize(
+    ("change", "row", "travels"),
+    [
+        (Change.NEW, Row(b"a", "f", 0o600), True),
+        (Change.ATTRIBUTES, Row(b"a", "d", 0o600), True),
+        (Change.GROUP, Row(b"a", "f", 0o600), True),
+        (Change.DOUBTFUL, Row(b"a", "f", 0o600), True),
+        (Change.MANIFEST, Row(b"a", "f", 0o600), False),
+        (Change.INODE | Change.HASHED, Row(b"a", "f", 0o600), False),
+        (Change.NEW, Row(b"a", "l", 0o777, carried=True), False),
+        (Change.CONTENT | Change.HELD, Row(b"a", "f", 0o600), False),
+        (Change.CONTENT | Change.UNREADABLE, Row(b"a", "f", 0o600), False),
+        (Change.GONE | Change.DOUBTFUL, Row(b"a", "f", 0o600), False),
+    ],
+)
+def test_what_travels(change: Change, row: Row, travels: bool) -> None:  # noqa: FBT001 - a table
+    assert outgoing.travels(Item(change, row)) is travels
+
+
+def test_where_a_path_is_in_what_is_shown() -> None:
+    assert (outgoing.sealed_from(b""), outgoing.sealed_from(b"a/b")) == (b"backup", b"backup/a/b")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_bytes(b"content")
+    return tmp_path / "file"
+
+
+def row_of(file: Path) -> Row:
+    status = file.stat()
+    return Row(os.fsencode(file.name), "f", 0o600, size=status.st_size, mtime=status.st_mtime_ns, inode=status.st_ino)
+
+
+def hashed(file: Path, row: Row) -> bytes:
+    top = os.open(file.parent, os.O_RDONLY)
+    try:
+        return outgoing.hash_file(top, row, NEVER)
+    finally:
+        os.close(top)
+
+
+def test_a_hash_is_of_the_content(file: Path) -> None:
+    assert hashed(file, row_of(file)) == hashlib.sha256(b"content").digest()
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda file: file.write_bytes(b"longer content"), lambda file: os.utime(file, (1, 1))])
+def test_another_file_is_a_changed_snapshot(file: Path, change: object) -> None:
+    row = row_of(file)
+    assert callable(change)
+    change(file)
+    with pytest.raises(JobFailed) as caught:
+        hashed(file, row)
+    assert caught.value.reason == Reason.SNAPSHOT_CHANGED
+
+
+def test_what_the_disk_does_not_give_is_no_change(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = row_of(file)
+
+    def fails(_descriptor: int, _length: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "read", fails)
+    with pytest.raises(JobFailed) as caught:
+        hashed(file, row)
+    assert caught.value.reason == Reason.SNAPSHOT_UNREADABLE
