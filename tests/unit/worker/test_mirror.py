@@ -295,7 +295,7 @@ def test_a_commit_that_arrived_counts_although_nobody_lived_to_see_it(machine: M
 def test_a_commit_that_did_not_arrive_does_not_count(machine: Machine, synced: Path) -> None:
     """It was announced here, and the transfer of it was killed."""
     second = change(machine.copy(synced, "2026-11-24"))
-    machine.tool("rsync", f'[ -e {machine.files.target("seed")}/pending.json ] && kill -9 $PPID; exec /usr/bin/rsync "$@"')
+    machine.tool("rsync", f'[ -e {machine.files.target("seed")}/pending.json ] && {{ kill -9 $PPID; exit 9; }}; exec /usr/bin/rsync "$@"')
     machine.killed(machine.sync)
     assert (machine.files.target("seed") / "pending.json").exists()
     machine.settings.clear()

@@ -2,6 +2,7 @@
 """How a plan is cut into transfers, and a manifest into parts of a restore; what a hash is refused for."""
 
 import hashlib
+import itertools
 import os
 import threading
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_a_group_is_never_cut(sizes: list[int], limit: int) -> None:
     assert all(batch[-1] in ends for batch in found)
     for batch in found:
         assert len(batch) <= limit or len([group for group in groups if group[-1] in batch]) == 1
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in itertools.pairwise(found):
         first = next(group for group in groups if group[0] == other[0])
         assert len(one) + len(first) > limit, "no more batches than needed"
 
