@@ -142,7 +142,10 @@ def _final_record(job: Job, end: UnitEnd) -> JobRecord:
     found = job.files.read_record(job.number) or job.record
     final = concluded(found, end, now())
     if final is not found:
-        job.files.write_record(final)
+        try:
+            job.files.write_record(final)
+        except OSError as error:  # the vault was removed, say: the job has ended all the same
+            _tell(final, logging.ERROR, f"the end of job {final.job} cannot be recorded: {error.strerror}")
     return final
 
 

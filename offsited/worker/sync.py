@@ -58,6 +58,7 @@ def _bind(job: Job, opened: Snapshot, confirmed: Confirmed) -> Snapshot:
     finally:
         os.close(tree)
     bound = os.open(job.files.plain / names.BACKUP_DIR, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.close(opened.descriptor)
     return replace(opened, descriptor=bound)
 
 

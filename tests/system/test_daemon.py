@@ -2,6 +2,7 @@
 """The daemon's own life: reload, activation, watchdog, stop and restart, and where the passphrase is meanwhile."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,16 @@ def vault_beside(home: OnDisk) -> Iterator[OnDisk]:
     """Another vault on the same disk."""
     with fresh_vault(home.vault.passphrase) as vault:
         yield OnDisk(vault, home.disk, home.key)
+
+
+def test_a_job_ends_although_its_vault_was_deleted(home: OnDisk) -> None:
+    """By hand, while it sends: its end cannot be recorded, and whoever waits for it must hear of it all the same."""
+    home.vault.next_snapshot(home.first, bulk=BULK)
+    with home.vault.slow_sync() as job:
+        shutil.rmtree(home.vault.directory)
+        must("systemctl", "kill", "--signal=KILL", job.unit)
+        assert job.watch.until_removed(home.vault.name) == job.number
+        assert job.path not in objects()
 
 
 def test_a_running_job_keeps_what_it_started_with(home: OnDisk) -> None:

@@ -47,6 +47,11 @@ def memfd(content: bytes) -> int:
     return descriptor
 
 
+def _descriptors() -> set[int]:
+    """Those of this process that are open."""
+    return {int(entry) for entry in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{entry}")}
+
+
 class Machine:
     """One vault `home` with one disk target `seed`."""
 
@@ -184,6 +189,7 @@ class Machine:
         runtime = self.top / f"run-{number}"
         runtime.mkdir(mode=0o700)
         os.environ["RUNTIME_DIRECTORY"] = str(runtime)
+        before = _descriptors()
         kept = os.dup(0)
         os.dup2(memfd(self.passphrase), 0)
         try:
@@ -191,6 +197,8 @@ class Machine:
         finally:
             os.dup2(kept, 0)
             os.close(kept)
+            for descriptor in _descriptors() - before:  # a worker's go with its process
+                os.close(descriptor)
             self._unmount()
         ended = self.files.read_record(number)
         assert ended is not None
