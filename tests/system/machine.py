@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """This machine, as an administrator sees it: commands, units, processes."""
 
+import contextlib
 import json
 import os
 import select
@@ -39,8 +40,23 @@ def run(*command: str | Path, stdin: str | bytes = b"", user: str = "") -> Ended
     """Run a command to its end, as root or as another user, and return how it ended."""
     as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"] if user else []
     text = stdin.encode() if isinstance(stdin, str) else stdin
-    ended = subprocess.run([*as_user, *map(str, command)], input=text, capture_output=True, timeout=PATIENCE, check=False)
+    try:
+        ended = subprocess.run([*as_user, *map(str, command)], input=text, capture_output=True, timeout=PATIENCE, check=False)
+    except subprocess.TimeoutExpired:
+        print(_who_waits())  # shown with the failure
+        raise
     return Ended(ended.returncode, ended.stdout.decode(errors="surrogateescape"), ended.stderr.decode(errors="surrogateescape"))
+
+
+def _who_waits() -> str:
+    """What each program of a job waits for: a hang cannot be understood afterwards."""
+    told = subprocess.run(["ps", "-eo", "pid,ppid,stat,wchan:32,args"], capture_output=True, check=False, text=True).stdout
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "comm").read_text().strip() in {"rsync", "gocryptfs", "python3", "ssh"}:
+                open_files = [os.readlink(entry) for entry in (process / "fd").iterdir()]
+                told += f"\n{process.name}: {(process / 'stack').read_text()}{open_files}\n"
+    return told
 
 
 def must(*command: str | Path, stdin: str | bytes = b"") -> str:
