@@ -120,6 +120,8 @@ DESTINATION_FD: Final = "destination"
 """A restore's destination directory, opened by the caller."""
 PATHS_FD: Final = "paths"
 """The paths to restore: NUL-separated bytes in a regular file or memfd."""
+DIFF_FD: Final = "diff"
+"""Where a dry run writes its plan: a regular file or memfd of the caller's."""
 
 # --- journal -------------------------------------------------------------------------------------------------------
 FIELD_VAULT: Final = "OFFSITED_VAULT"

@@ -104,9 +104,27 @@ def _limit(value: str | int) -> str | int:
     return value
 
 
+def _byte_limit(value: str) -> str:
+    if value.endswith("%"):
+        return str(_limit(value))
+    if not re.fullmatch(r"\d{1,15}(\.\d+)?[KMGT]?", value):
+        raise ValueError("must be a percentage like '20%' or a size like '500M', '1.5T'")
+    return value
+
+
+def _marker(text: str) -> str:
+    path = PurePosixPath(text)
+    if path.is_absolute():
+        return _absolute(text)
+    if ".." in path.parts or path == PurePosixPath() or re.search(r"[\0\n]", text):
+        raise ValueError("must be an absolute path, or one inside the snapshot without '..'")
+    return str(path)
+
+
 Name = Annotated[str, AfterValidator(_name)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 Limit = Annotated[str | int, AfterValidator(_limit)]
+ByteLimit = Annotated[str, AfterValidator(_byte_limit)]
 Duration = Annotated[str, Field(pattern=r"^[1-9]\d{0,4}[smhdw]$")]
 Bandwidth = Annotated[str, Field(pattern=r"^[1-9]\d{0,8}(\.\d+)?[KMG]?$")]
 
@@ -123,6 +141,12 @@ class Source(_Table):
     """lastdst: a file holding one absolute path. newest: a pattern of directories. path: the directory."""
     root: AbsolutePath = ""
     exclude: tuple[Annotated[str, AfterValidator(_pattern)], ...] = Field(default=(), strict=False)
+    order: Literal["name", "btime"] = "name"
+    """What dates a snapshot: its name, or when its directory was made."""
+    finished: tuple[Annotated[str, AfterValidator(_marker)], ...] = Field(default=(), strict=False)
+    """Files without which a snapshot is not complete; relative ones lie in the snapshot."""
+    unfinished: tuple[Annotated[str, AfterValidator(_marker)], ...] = Field(default=(), strict=False)
+    """Files with which a snapshot is not complete, or no snapshot is to be trusted: markers, locks; relative ones lie in the snapshot."""
 
     @model_validator(mode="after")
     def _fill_root(self) -> Self:
@@ -146,10 +170,12 @@ def _default_root(kind: str, path: str) -> str:
 
 
 class Limits(_Table):
-    """Bounds on one sync; a percentage is of the files last committed."""
+    """Bounds on one sync; a percentage is of the files, or of the bytes, last committed."""
 
     max_delete: Limit = "20%"
     max_change: Limit = "60%"
+    max_delete_bytes: ByteLimit | None = None
+    max_change_bytes: ByteLimit | None = None
 
 
 class _Target(_Table):

@@ -44,6 +44,10 @@ class Reason(StrEnum):
     SNAPSHOT_CHANGED = "snapshot-changed"
     SNAPSHOT_UNREADABLE = "snapshot-unreadable"
     ENTRIES_UNREADABLE = "entries-unreadable"
+    SNAPSHOT_UNFINISHED = "snapshot-unfinished"
+
+    LIMIT_EXCEEDED = "limit-exceeded"
+    PLAN_REPLACED = "plan-replaced"
 
     GOCRYPTFS_MISSING = "gocryptfs-missing"
     GOCRYPTFS_TOO_OLD = "gocryptfs-too-old"
@@ -109,6 +113,9 @@ ADVICE: dict[Reason, Advice] = {
     Reason.SNAPSHOT_CHANGED: Advice(_F, "the snapshot changed or was pruned while it was being sent; nothing was deleted at the target", "Run it again: offsitectl sync {vault}"),
     Reason.SNAPSHOT_UNREADABLE: Advice(_F, "something in the snapshot cannot be read", "Check the disk of the snapshots. " + _JOURNAL),
     Reason.ENTRIES_UNREADABLE: Advice(_F, "something in the snapshot could be neither read nor kept; the target keeps what it had of it", "Make it readable, or exclude it in the vault file as shown"),
+    Reason.SNAPSHOT_UNFINISHED: Advice(_F, "the snapshot is not finished", "Run it when the snapshot tool has ended; what tells is [source] finished and unfinished in the vault file"),
+    Reason.LIMIT_EXCEEDED: Advice(Exit.HELD, "a limit holds deletions or changes back until somebody approves them; everything else is at the target", "See what: offsitectl diff {vault} --target {target}, and if it is meant: offsitectl approve {vault} --target {target}"),
+    Reason.PLAN_REPLACED: Advice(Exit.HELD, "what is held now is something else than what was approved", "Look again: offsitectl diff {vault} --target {target}"),
     Reason.GOCRYPTFS_MISSING: Advice(_C, "gocryptfs cannot be run", "Install gocryptfs 2.5.1 or newer, or set [tools] gocryptfs in /etc/offsited/offsited.toml"),
     Reason.GOCRYPTFS_TOO_OLD: Advice(_C, "gocryptfs is too old: before 2.5.1 it can lose files without an error", "Install gocryptfs 2.5.1 or newer, or set [tools] gocryptfs in /etc/offsited/offsited.toml"),
     Reason.GOCRYPTFS_FAILED: Advice(_F, "gocryptfs did not show the encrypted view", _JOURNAL),

@@ -16,6 +16,7 @@ class Phase(StrEnum):
     WALKING = "walking"
     HASHING = "hashing"
     VIEW = "view"
+    COMPARING = "comparing"
     SENDING = "sending"
     CHECKING = "checking"
     DELETING = "deleting"

@@ -30,6 +30,8 @@ class Options(BaseModel):
     dry_run: bool = False
     without_manifest: bool = False
     timed: bool = False
+    approved: str = ""
+    """Id of the held set that a person has released."""
 
 
 class Counts(BaseModel):
@@ -44,6 +46,36 @@ class Counts(BaseModel):
     wire_bytes: int = 0
     """Bytes that rsync wrote to and read from the other side, in both directions."""
     deleted_entries: int = 0
+
+
+class Plan(BaseModel):
+    """What a sync was about to do, sums of core.limits.Count: entries that are no directories; `replaced` has the bytes that went."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    added_entries: int = 0
+    added_bytes: int = 0
+    replaced_entries: int = 0
+    replaced_bytes: int = 0
+    deleted_entries: int = 0
+    deleted_bytes: int = 0
+    renamed_entries: int = 0
+    renamed_bytes: int = 0
+    attributes: int = 0
+    """Entries of any kind of which only attributes change."""
+    unreadable: int = 0
+
+
+class Held(BaseModel):
+    """What a limit held back, with the id under which a person may release it; "" = nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    plan: str = ""
+    deleted_entries: int = 0
+    deleted_bytes: int = 0
+    changed_entries: int = 0
+    changed_bytes: int = 0
 
 
 class JobRecord(BaseModel):
@@ -70,6 +102,9 @@ class JobRecord(BaseModel):
     """A word of `core.outcome.Reason`."""
     detail: str = ""
     counts: Counts = Counts()
+    plan: Plan | None = None
+    held: Held | None = None
+    """Of a sync that got as far as its limits."""
     snapshot: str = ""
     """Name (last path component) of the snapshot."""
     snapshot_dated: int = 0

@@ -40,7 +40,19 @@ class Item:
         return self.change[0] in "<>" and self.change[1] == "f"
 
 
-_LISTED: Final = re.compile(rb"[-dlpscb?]\S+ +[\d,.]+ \S+ \S+ (?P<path>.+)")
+@dataclass(frozen=True)
+class Listed:
+    """One line of `--list-only`."""
+
+    kind: str
+    """As ls(1) shows it: `-` is a regular file."""
+    size: int
+    stamp: str
+    """mtime in local time, to the second, as in 2026/11/24 03:00:00."""
+    path: bytes
+
+
+_LISTED: Final = re.compile(rb"(?P<kind>[-dlpscb?])\S+ +(?P<size>[\d,.]+) (?P<stamp>\S+ \S+) (?P<path>.+)")
 _RUNNING: Final = re.compile(rb" *(\d+) +\d+% .*?(?:\(xfr#\d+, (?:to|ir)-chk=(\d+)/(\d+)\))?\s*")
 _ITEM: Final = re.compile(rb"([<>ch.][fdLDS][a-zA-Z+.? ]{9}|\*deleting  ) (\d+) (.+)")
 _ESCAPE: Final = re.compile(rb"\\#([0-3][0-7]{2})")
@@ -65,15 +77,17 @@ def parse_wire_bytes(line: bytes) -> int:
 
 def parse_listing(lines: Iterable[bytes]) -> list[bytes]:
     """Given lines of `--list-only`, return the names in them without "."."""
-    return [path for line in lines if (path := parse_listed(line)) and path != b"."]
+    return [listed.path for line in lines if (listed := parse_listed(line)) and listed.path != b"."]
 
 
-def parse_listed(line: bytes) -> bytes | None:
-    """Given a line of `--list-only`, return the path in it, or None."""
+def parse_listed(line: bytes) -> Listed | None:
+    """Given a line of `--list-only`, return what it says, or None."""
     match = _LISTED.fullmatch(line)
     if match is None:
         return None
-    return _unescaped(match["path"].partition(b" -> ")[0] if line.startswith(b"l") else match["path"])
+    path = match["path"].partition(b" -> ")[0] if line.startswith(b"l") else match["path"]
+    size = int(re.sub(rb"[,.]", b"", match["size"]))
+    return Listed(match["kind"].decode(), size, match["stamp"].decode("ascii", "replace"), _unescaped(path))
 
 
 def obstacles(complaints: str) -> tuple[list[bytes], bool]:

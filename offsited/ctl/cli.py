@@ -165,18 +165,59 @@ def lock(out: Output, vault: str) -> int:
 @click.option("--no-block", is_flag=True, help="Return when the job has started.")
 @click.option("--allow-older", is_flag=True, help="Accept a snapshot older than the last one synced, or dated in the future.")
 @click.option("--reconcile", is_flag=True, help="Compare everything with the target, not only what changed here.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be sent, deleted and held. The target is not asked.")
 @click.option("--timed", is_flag=True, help="Asked for by a timer: print the final line alone.")
 @json_option
 @click.pass_obj
-def sync(out: Output, vault: str, target: str, *, every: bool, no_block: bool, allow_older: bool, reconcile: bool, timed: bool) -> int:
+def sync(
+    out: Output,
+    vault: str,
+    target: str,
+    *,
+    every: bool,
+    no_block: bool,
+    allow_older: bool,
+    reconcile: bool,
+    dry_run: bool,
+    timed: bool,
+) -> int:
     """Bring the newest snapshot to a target, and wait until it is there."""
     from offsited.ctl import jobs
 
     if every and (target or no_block):
         raise click.UsageError("--all goes with neither --target nor --no-block.")
-    wish = jobs.SyncWish(allow_older=allow_older, reconcile=reconcile, timed=timed, block=not no_block)
+    if dry_run and reconcile:
+        raise click.UsageError("--dry-run does not ask the target, so --reconcile does not go with it.")
+    wish = jobs.SyncWish(allow_older=allow_older, reconcile=reconcile, timed=timed, dry_run=dry_run, block=not no_block)
     with _about(vault) as client:
         return jobs.sync_all(out, client, vault, wish) if every else jobs.sync(out, client, vault, target, wish)
+
+
+@cli.command()
+@vault_argument
+@target_option("Of this target instead of the default one.")
+@json_option
+@click.pass_obj
+def diff(out: Output, vault: str, target: str) -> int:
+    """Show in clear names what a sync would do, and what of it a limit would hold."""
+    from offsited.ctl.diff import diff as show
+
+    with _about(vault) as client:
+        return show(out, client, vault, target)
+
+
+@cli.command()
+@vault_argument
+@target_option("Of this target instead of the default one.")
+@click.option("--plan", default="", metavar="ID", help="Release just this, without asking, if it is still what is held.")
+@json_option
+@click.pass_obj
+def approve(out: Output, vault: str, target: str, plan: str) -> int:
+    """Release deletions and changes that a limit holds, and sync."""
+    from offsited.ctl.diff import approve as release
+
+    with _about(vault) as client:
+        return release(out, client, vault, target, plan)
 
 
 @cli.command()

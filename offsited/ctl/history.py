@@ -41,7 +41,7 @@ def row(end: JobEnd, zone: tzinfo | None = None) -> tuple[str, ...]:
     return (
         str(end.job),
         words.moment(end.requested, zone) if end.requested else "",
-        words.printable(end.kind),
+        words.printable(f"{end.kind} (dry run)" if end.dry_run else end.kind),
         words.printable(end.target),
         words.printable(f"{end.outcome} ({end.reason})" if end.reason and end.reason != end.outcome else end.outcome)
         if ended

@@ -10,6 +10,7 @@ from offsited.ctl.client import Client, NoAnswer, Request, option
 from offsited.ctl.follow import detail_of, follow, verdict
 from offsited.ctl.objects import JobEnd
 from offsited.ctl.output import INTERRUPTED, Output
+from offsited.ctl.planned import tell_dry_run
 from offsited.errors import Exit, OffsitedError
 
 _ALARM: Final = (
@@ -34,13 +35,14 @@ class SyncWish:
     allow_older: bool = False
     reconcile: bool = False
     timed: bool = False
+    dry_run: bool = False
     block: bool = True
 
 
 def sync(out: Output, client: Client, vault: str, target: str, wish: SyncWish) -> int:
     """Sync a vault to one target ("" = the default one); return the exit status."""
     client.subscribe()
-    options = {key: option("b", value=True) for key in ("allow_older", "reconcile", "timed") if getattr(wish, key)}
+    options = {key: option("b", value=True) for key in ("allow_older", "reconcile", "timed", "dry_run") if getattr(wish, key)}
     with agent.on_terminal():
         reply = client.call(Request(vault_path(client, vault), names.VAULT, "Sync", "sa{sv}", (target, options), acts=True))
     job = int(objects.leaf(reply.body[0]))
@@ -80,6 +82,8 @@ def see_through(out: Output, client: Client, vault: str, job: int, *, quiet: boo
         raise NoAnswer(
             f"{error.message} while job {job} ran", hint=f"The job goes on by itself. {error.hint}; then: offsitectl status {vault}"
         ) from None
+    if end.dry_run:
+        return tell_dry_run(out, client, end)
     return _tell(out, end, "" if end.outcome == "done" else detail_of(client, job))
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 _PHASES: Final[dict[str, str]] = {
     Phase.STARTING: "starting",
     Phase.WALKING: "reading the snapshot",
+    Phase.HASHING: "reading what may have changed",
     Phase.VIEW: "opening the encrypted view",
+    Phase.COMPARING: "comparing with the target",
     Phase.SENDING: "sending",
     Phase.CHECKING: "checking",
     Phase.DELETING: "deleting",

@@ -66,6 +66,17 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Held:
+    """What a limit holds back, with the id under which it can be approved; "" = nothing. Entries that are no directories."""
+
+    plan: str = ""
+    deleted: int = 0
+    deleted_bytes: int = 0
+    changed: int = 0
+    changed_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class JobEnd:
     """A job on record: how it ended, or with an empty outcome that it runs."""
 
@@ -85,12 +96,32 @@ class JobEnd:
     sent_bytes: int = 0
     wire_bytes: int = 0
     deleted_entries: int = 0
+    dry_run: bool = False
+    plan_added_entries: int = 0
+    plan_added_bytes: int = 0
+    plan_replaced_entries: int = 0
+    plan_replaced_bytes: int = 0
+    plan_deleted_entries: int = 0
+    plan_deleted_bytes: int = 0
+    plan_renamed_entries: int = 0
+    plan_renamed_bytes: int = 0
+    plan_attributes: int = 0
+    plan_unreadable: int = 0
+    held_plan: str = ""
+    held_deleted_entries: int = 0
+    held_deleted_bytes: int = 0
+    held_changed_entries: int = 0
+    held_changed_bytes: int = 0
 
     @classmethod
     def of(cls, job: int, outcome: Properties) -> Self:
         """Given what GetOutcome returned for a job, return it. Keys of a newer daemon are left out."""
         known = {key: value for key, value in outcome.items() if key in cls.__dataclass_fields__ and key != "job"}
         return cls(job=job, **known)
+
+    @property
+    def held(self) -> Held:
+        return Held(self.held_plan, self.held_deleted_entries, self.held_deleted_bytes, self.held_changed_entries, self.held_changed_bytes)
 
     @property
     def seconds(self) -> float:
@@ -114,11 +145,19 @@ class Target:
     confirmed: int = 0
     last_outcome: str = ""
     last_reason: str = ""
+    held: Held = Held()
 
     @classmethod
     def of(cls, properties: Properties) -> Self:
         return cls(
             name=str(properties.get("Name", "")),
+            held=Held(
+                plan=str(properties.get("HeldPlan", "")),
+                deleted=int(properties.get("HeldDeleted", 0)),
+                deleted_bytes=int(properties.get("HeldDeletedBytes", 0)),
+                changed=int(properties.get("HeldChanged", 0)),
+                changed_bytes=int(properties.get("HeldChangedBytes", 0)),
+            ),
             kind=str(properties.get("Kind", "")),
             default=bool(properties.get("Default", False)),
             state=str(properties.get("State", "")),

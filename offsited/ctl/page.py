@@ -15,6 +15,7 @@ from offsited import names
 from offsited.core.outcome import ADVICE, Outcome, parse_reason
 from offsited.ctl import meter, words
 from offsited.ctl.objects import Job, JobEnd, Target, Vault
+from offsited.ctl.planned import held_in_words
 
 _COLOURS: Final = {
     Outcome.DONE: "green",
@@ -82,6 +83,8 @@ def _target(target: Target, width: int, now: int, zone: tzinfo | None) -> Iterat
     yield f"  target    {name}  {words.printable(target.kind)}{state}{', default' if target.default else ''}: {_holding(target, now, zone)}"
     if target.last_outcome:
         yield f"            {' ' * width}  last sync {outcome(target.last_outcome, target.last_reason)}"
+    if target.held.plan:
+        yield f"            {' ' * width}  held      {held_in_words(target.held)}, as plan {words.printable(target.held.plan)}"
 
 
 def _holding(target: Target, now: int, zone: tzinfo | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from offsited import __version__, names
 from offsited.core.config import DiskTarget, SshTarget
 from offsited.core.outcome import Outcome, Reason, exit_status, parse_reason
-from offsited.core.record import JobRecord, Options
+from offsited.core.record import Held, JobRecord, Options, Plan
 from offsited.edge.bus import Bus, Call
 from offsited.edge.polkit import Polkit
 from offsited.engine import Engine, Job, KnownTarget, KnownVault
@@ -103,6 +103,8 @@ class VaultExport(_Exported):
             "Unlock": (names.ACTION_UNLOCK, self._unlock),
             "Lock": (names.ACTION_UNLOCK, self._lock),
             "Sync": (names.ACTION_SYNC, self._sync),
+            "Diff": (names.ACTION_APPROVE, self._diff),
+            "Approve": (names.ACTION_APPROVE, self._approve),
             "Restore": (names.ACTION_RESTORE, self._restore),
             "Cancel": (names.ACTION_CANCEL, self._cancel),
             "ListJobs": ("", self._list_jobs),
@@ -119,8 +121,18 @@ class VaultExport(_Exported):
         return ()
 
     async def _sync(self, target: str, options: Mapping[str, object]) -> tuple[Any, ...]:
-        chosen = Options(**_flags(options, "allow_older", "reconcile", "timed"))
+        chosen = Options(**_flags(options, "allow_older", "reconcile", "timed", "dry_run"))
         job = await self._engine.sync(self._vault.name, target, chosen)
+        return (names.job_path(job.number),)
+
+    async def _diff(self, target: str, output: int, options: Mapping[str, object]) -> tuple[Any, ...]:
+        _flags(options)
+        job = await self._engine.diff(self._vault.name, target, output)
+        return (names.job_path(job.number),)
+
+    async def _approve(self, target: str, plan: str, options: Mapping[str, object]) -> tuple[Any, ...]:
+        _flags(options)
+        job = await self._engine.approve(self._vault.name, target, plan)
         return (names.job_path(job.number),)
 
     async def _restore(self, target: str, destination: int, paths: int, options: Mapping[str, object]) -> tuple[Any, ...]:
@@ -159,6 +171,11 @@ class TargetExport(_Exported):
             "CommitJob": known.commit_job,
             "SnapshotDated": known.snapshot_dated,
             "Confirmed": known.confirmed,
+            "HeldPlan": known.held.plan,
+            "HeldDeleted": known.held.deleted_entries,
+            "HeldDeletedBytes": known.held.deleted_bytes,
+            "HeldChanged": known.held.changed_entries,
+            "HeldChangedBytes": known.held.changed_bytes,
             **_last(known.last),
         }
 
@@ -297,6 +314,9 @@ def _outcome(record: JobRecord) -> dict[str, object]:
         "reason": record.reason,
         **{name: getattr(record, name) for name in numbers},
         **record.counts.model_dump(),
+        "dry_run": record.options.dry_run,
+        **{f"plan_{name}": value for name, value in (record.plan or Plan()).model_dump().items()},
+        **{f"held_{name}": value for name, value in (record.held or Held()).model_dump().items()},
     }
 
 

@@ -8,7 +8,7 @@ import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from offsited import names
 from offsited.core import unit
@@ -24,6 +24,7 @@ from offsited.errors import (
     ConfigInvalid,
     Exit,
     Failed,
+    Held,
     InvalidArgs,
     Locked,
     NoSuchJob,
@@ -36,6 +37,9 @@ from offsited.store import Store
 
 _log = logging.getLogger(__name__)
 
+_Descriptor = TypeVar("_Descriptor", int, int | None)
+_NOTHING: Final[Mapping[str, int]] = {}
+_HELD: Final = ("HeldPlan", "HeldDeleted", "HeldDeletedBytes", "HeldChanged", "HeldChangedBytes")
 PATHS_MAX: Final = 64 << 20
 """Bytes of a list of paths to restore."""
 
@@ -202,17 +206,37 @@ class Engine:
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
-    async def sync(self, name: str, target: str, options: Options) -> Job:
-        """Start a sync. Raise Locked, Busy, NoSuchTarget, ConfigInvalid or Failed."""
+    async def sync(self, name: str, target: str, options: Options, extra: Mapping[str, int] = _NOTHING) -> Job:
+        """Start a sync, which `extra` descriptors are handed to by name. Raise Locked, Busy, NoSuchTarget, ConfigInvalid or Failed."""
         async with self._starting[name]:
             vault = self.vault(name)
             wanted = _find_target(vault, target)
             running = self.jobs.writing(name)
             if running is not None:
                 raise Busy(f"job {running.number} writes to vault {name}", hint=f"Follow it: offsitectl monitor {name}")
-            job = await self._start(vault, wanted, Kind.SYNC, options, {})
+            job = await self._start(vault, wanted, Kind.SYNC, options, extra)
             self._announcer.vault_changed(vault, "Job")
             return job
+
+    async def diff(self, name: str, target: str, output: int) -> Job:
+        """Start a dry run of a sync that writes its plan, names in clear, into an open file. Raise Busy, NoSuchTarget, InvalidArgs."""
+        if not stat.S_ISREG(os.fstat(output).st_mode):
+            raise InvalidArgs("the plan goes into a regular file or memfd")
+        return await self.sync(name, target, Options(dry_run=True), {names.DIFF_FD: output})
+
+    async def approve(self, name: str, target: str, plan: str) -> Job:
+        """Release what a limit holds back at a target, if it is still what was shown under this id, and sync. Raise Held, and as sync."""
+        vault = self.vault(name)
+        wanted = _find_target(vault, target)
+        held = vault.targets[wanted.name].held.plan
+        if not held:
+            raise Held(f"nothing waits for an approval at target {wanted.name} of vault {name}", hint=f"See: offsitectl status {name}")
+        if plan != held:
+            raise Held(
+                f"what is held at target {wanted.name} of vault {name} is {held} by now, and not what was to be approved",
+                hint=f"Look again: offsitectl diff {name} --target {wanted.name}",
+            )
+        return await self.sync(name, wanted.name, Options(approved=plan))
 
     async def restore(self, name: str, target: str, destination: int, paths: int, options: Options) -> Job:
         """Start a restore into an open directory. Raise Locked, NoSuchTarget, InvalidArgs, ConfigInvalid or Failed."""
@@ -235,7 +259,7 @@ class Engine:
     async def _start(
         self, vault: KnownVault, target: DiskTarget | SshTarget, kind: Kind, options: Options, extra: Mapping[str, int]
     ) -> Job:
-        with _closing(await self._key(vault)) as key:
+        with _closing(None if options.dry_run else await self._key(vault)) as key:
             async with self._numbering:
                 number = await asyncio.to_thread(self._store.next_job)
             writes = kind is Kind.SYNC
@@ -259,7 +283,7 @@ class Engine:
         vault.take(record)
         vault.files.prune_records(vault.kept)
         self._announcer.vault_changed(vault, "Job", "LastJob", "LastOutcome", "LastReason")
-        changed = ("State", "CommitJob", "SnapshotDated", "Confirmed", "LastOutcome", "LastReason")
+        changed = (*_HELD, "State", "CommitJob", "SnapshotDated", "Confirmed", "LastOutcome", "LastReason")
         self._announcer.target_changed(vault, record.target, *changed)
         if record.newer and record.outcome in {Outcome.DONE, Outcome.PARTIAL}:
             self._again(record)
@@ -293,8 +317,9 @@ def _find_target(vault: KnownVault, name: str) -> DiskTarget | SshTarget:
 
 
 @contextmanager
-def _closing(descriptor: int) -> Iterator[int]:
+def _closing(descriptor: _Descriptor) -> Iterator[_Descriptor]:
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)

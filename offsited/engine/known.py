@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from offsited.core.config import Vault
 from offsited.core.outcome import Outcome
-from offsited.core.record import JobRecord, Kind
+from offsited.core.record import Held, JobRecord, Kind
 from offsited.store import VaultFiles
 
 
@@ -20,9 +20,15 @@ class KnownTarget:
     """The last good one: the target was confirmed to hold its snapshot."""
     commit: JobRecord | None = None
     """The last one that committed something new."""
+    waiting: JobRecord | None = None
+    """The last one that came to its limits, if they held something back."""
 
     def take(self, record: JobRecord) -> None:
-        """Learn of a newer sync."""
+        """Learn of a newer sync. One that only looked says what a limit would hold, and nothing of the target."""
+        if record.held is not None:
+            self.waiting = record if record.held.plan else None
+        if record.options.dry_run:
+            return
         self.last = record
         if record.outcome is Outcome.DONE:
             self.done = record
@@ -45,9 +51,14 @@ class KnownTarget:
         return self.commit.job if self.commit else 0
 
     @property
+    def held(self) -> Held:
+        """What a limit holds back until it is approved."""
+        return (self.waiting.held if self.waiting else None) or Held()
+
+    @property
     def kept(self) -> set[int]:
         """Jobs whose records must stay."""
-        return {record.job for record in (self.last, self.done, self.commit) if record}
+        return {record.job for record in (self.last, self.done, self.commit, self.waiting) if record}
 
 
 @dataclass
@@ -83,7 +94,7 @@ class KnownVault:
     def take(self, record: JobRecord) -> None:
         """Learn how a job ended. Only a sync says something of vault and target."""
         if record.kind is Kind.SYNC:
-            self.last = record
+            self.last = self.last if record.options.dry_run else record
             self.targets.setdefault(record.target, KnownTarget()).take(record)
 
     @property

@@ -14,7 +14,7 @@ from offsited.core.manifest import TOP, Row, parent
 from offsited.core.plan import KEPT_BACK, REPLACED, Change
 from offsited.worker.columns import qualified, signed, wide
 from offsited.worker.ledger import Doubt, Ledger
-from offsited.worker.links import regroup
+from offsited.worker.links import part_kept_back, regroup
 from offsited.worker.listing import Batch, Listing
 from offsited.worker.pending import Item, Pending
 
@@ -38,6 +38,8 @@ _SAME_CONTENT: Final = """
 _KEY: Final = "CASE kind WHEN 'f' THEN hex(sha256) ELSE kind || hex(target) || '/' || rdev || '/' || mtime END"
 _UNKNOWN: Final = "kind = 'd' OR (kind = 'f' AND sha256 = x'')"
 _ARRIVED: Final = f"(change & {int(REPLACED)} AND NOT change & {_BACK})"
+_COME: Final = f"(change & {int(Change.NEW)} AND NOT change & {_BACK})"
+"""Where nothing was: what takes the place of something else is no rename, for that one goes."""
 _LEFT: Final = f"(change & {int(Change.GONE)} AND NOT change & {int(Change.NEW)})"
 
 
@@ -80,6 +82,7 @@ class Comparison:
             self._find_by_inode()
         recognise_renames(self._pending)
         regroup(self._pending, same_device=self._same_device)
+        part_kept_back(self._pending)
         self._pending.set_fact("entries", self._entries - 1)  # but for the top itself
         self._pending.set_fact("size", self._size)
 
@@ -154,10 +157,10 @@ def recognise_renames(pending: Pending) -> None:
     database.execute("DROP TABLE IF EXISTS temp.contents")
     database.execute(f"""
         CREATE TEMP TABLE contents AS
-        SELECT {_KEY} AS content, count(*) FILTER (WHERE {_LEFT}) AS gone, count(*) FILTER (WHERE {_ARRIVED}) AS come
-        FROM pending.changes WHERE NOT ({_UNKNOWN}) AND ({_LEFT} OR {_ARRIVED}) GROUP BY 1 HAVING gone AND come
+        SELECT {_KEY} AS content, count(*) FILTER (WHERE {_LEFT}) AS gone, count(*) FILTER (WHERE {_COME}) AS come
+        FROM pending.changes WHERE NOT ({_UNKNOWN}) AND ({_LEFT} OR {_COME}) GROUP BY 1 HAVING gone AND come
     """)
-    for mine, others in ((_LEFT, "come"), (_ARRIVED, "gone")):
+    for mine, others in ((_LEFT, "come"), (_COME, "gone")):
         database.execute(f"""
             UPDATE pending.changes SET change = change | {renamed} WHERE path IN (
                 SELECT path FROM (
@@ -166,6 +169,17 @@ def recognise_renames(pending: Pending) -> None:
                 ) JOIN temp.contents USING (content) WHERE number <= {others})
         """)
     database.execute("DROP TABLE temp.contents")
+
+
+def renamed(pending: Pending) -> Iterator[tuple[bytes, bytes]]:
+    """Old and new path of each rename that was recognised, by the new one."""
+    renamed = f"change & {int(Change.RENAMED)}"
+    numbered = f"SELECT path, {_KEY} AS content, row_number() OVER (PARTITION BY {_KEY} ORDER BY path) AS number FROM pending.changes"
+    query = f"""
+        SELECT gone.path, come.path FROM ({numbered} WHERE {renamed} AND {_LEFT}) gone
+        JOIN ({numbered} WHERE {renamed} AND NOT {_LEFT}) come USING (content, number) ORDER BY come.path
+    """
+    yield from pending.database.execute(query)
 
 
 def rename_candidates(pending: Pending) -> Iterator[Item]:

@@ -25,13 +25,16 @@ _JOINING: Final = f"""
 """An inode that the ledger knows by more names than the plan takes away or changes: some name of it is not in the plan."""
 _WAS_LINKED: Final = f"SELECT c.inode FROM pending.changes c WHERE {_PRESENT} AND c.link != 0"
 _LEFT: Final = f"SELECT DISTINCT link FROM pending.changes WHERE link != 0 AND change & {_LEAVES}"
+_PARTS: Final = REPLACED | Change.ATTRIBUTES | Change.AGAIN | Change.GROUP | Change.DOUBTFUL | Change.LINK
+"""What makes a name be another file at the target than the names that stay, or must."""
+_STAYS: Final = f"change & {int(Change.HELD | Change.UNREADABLE)}"
 _SENT: Final = REPLACED | Change.ATTRIBUTES | Change.AGAIN | Change.DOUBTFUL
 
 
 def regroup(pending: Pending, *, same_device: bool) -> None:
-    """Number every touched group anew where it must be, and mark what has to be sent because of it."""
+    """Number every touched group anew where it must be, and mark what has to be sent because of it. May be asked again after a change."""
     database = pending.database
-    groups = _Groups(pending, pending.ledger.last_link + 1)
+    groups = _Groups(pending, _free_number(pending))
     database.execute("CREATE TEMP TABLE touched (inode INTEGER PRIMARY KEY)")
     for query in (_SEVERAL, _WAS_LINKED, *([_JOINING] if same_device else [])):
         database.execute(f"INSERT OR IGNORE INTO temp.touched {query}")
@@ -42,6 +45,19 @@ def regroup(pending: Pending, *, same_device: bool) -> None:
         groups.settle(inode)
     database.execute("DROP TABLE temp.touched")
     database.execute("UPDATE pending.changes SET link = 0 WHERE kind = 'd' AND link != 0")
+
+
+def part_kept_back(pending: Pending) -> None:
+    """Names that stay as the target has them leave their group as soon as another name of it is sent, which parts them there."""
+    groups = _Groups(pending, _free_number(pending))
+    for (link,) in pending.database.execute(f"SELECT DISTINCT link FROM pending.changes WHERE link != 0 AND {_STAYS}").fetchall():
+        groups.part(link)
+
+
+def _free_number(pending: Pending) -> int:
+    """From here on no group has a number, nor ever had."""
+    (taken,) = pending.database.execute("SELECT coalesce(max(link), 0) FROM pending.changes").fetchone()
+    return max(pending.ledger.last_link, int(taken)) + 1
 
 
 @dataclass
@@ -65,6 +81,28 @@ class _Groups:
             changed = [Item(change | Change.GROUP, row) for change, row in changed]
             self.pending.put_group(inode, sent)
         self.pending.put(new for new, old in zip(changed, members, strict=True) if new != old)
+
+    def part(self, link: int) -> None:
+        """Give those of a group that stay another number, if any other name of it is sent."""
+        staying = list(self.pending.select(f"link = {link} AND {_STAYS}"))
+        present = self.pending.select(f"link = {link} AND NOT {_STAYS}")
+        was = (self.pending.item(row.path) for row in self.pending.ledger.of_link(link))
+        left = (item for item in was if item and not item.change & REPLACED)
+        inodes = {item.row.inode for item in (*present, *left) if item.change & _PARTS and not item.change & KEPT_BACK} - {0}
+        if not inodes:
+            return
+        number = self.fresh if len(staying) > 1 else 0
+        self.fresh += number > 0
+        self.pending.put(Item(change, row._replace(link=number)) for change, row in staying)
+        for inode in sorted(inodes):
+            self._send_again(inode)
+
+    def _send_again(self, inode: int) -> None:
+        """All names of an inode are sent as if nothing were there: a change of attributes alone would reach the names that stay."""
+        members = [item for item in self._members(inode) if not item.row.carried]
+        self.pending.put(Item(change | (Change(0) if change & REPLACED else Change.AGAIN) | Change.GROUP, row) for change, row in members)
+        if len(members) > 1:
+            self.pending.put_group(inode, [row.path for _, row in members])
 
     def inodes_of(self, link: int) -> set[int]:
         """What the entries of an old group are now, of those that are still there."""

@@ -6,11 +6,10 @@ import gzip
 import itertools
 import os
 import stat
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from offsited import names
 from offsited.core import gocryptfs, intent, rsync
@@ -19,26 +18,25 @@ from offsited.core.manifest import Header, SegmentFile, root_hash
 from offsited.core.outcome import Reason
 from offsited.core.plan import Change
 from offsited.core.progress import Phase, Progress
-from offsited.core.rsync_output import Topmost, parse_listed
 from offsited.errors import JobFailed
 from offsited.store import write_whole
-from offsited.worker import compare, mounts, segments, target
+from offsited.worker import mounts, segments, target
 from offsited.worker.confirmed import COMMIT_FILE, INTENT_FILE, PREVIOUS_FILE, Announced, Confirmed, Standing
+from offsited.worker.holding import Holding
 from offsited.worker.job import Job
-from offsited.worker.outgoing import Outgoing, hash_file, sealed_from, travels
+from offsited.worker.outgoing import Outgoing, sealed_from, travels
 from offsited.worker.pending import Item, Pending
 from offsited.worker.report import now
 from offsited.worker.sealed_paths import SealedPaths
-from offsited.worker.snapshot import Snapshot
+from offsited.worker.snapshot import Snapshot, check_finished
 from offsited.worker.target import Found, Target
+from offsited.worker.there import There, parts
 from offsited.worker.transfer import TransferFailed, Transfers, patiently
 from offsited.worker.view import View, mounted, require
 
 CANARY: Final = "canary"
 CANARY_BYTES: Final = 32
 """A file beside the snapshot, new with each job: a view that shows it is of this very `plain/`."""
-_AT_ONCE: Final = 5000
-"""Paths translated at once."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +68,11 @@ class Mirror:
     """Compare everything with the target, not only what changed here."""
     interrupted: bool
     """An earlier job did not get to its commit: it may have left unfinished files."""
+    holding: Holding
+    there: There | None = field(default=None)
+    """What the target really has, once it was looked at."""
     deleted: int = field(default=0)
     """Entries deleted at the target."""
-
-    async def compare(self) -> None:
-        """Hash what may be unchanged although its inode says nothing: files of another file system, or of a rebuilt ledger."""
-        await asyncio.to_thread(self._compare, threading.Event())
-
-    def _compare(self, stop: threading.Event) -> None:
-        done = 0
-        for item in self.pending.to_compare():
-            self.pending.set_hash(item.row.path, hash_file(self.opened.descriptor, item.row, stop))
-            done += item.row.size
-            self.job.report.progress(Progress(Phase.HASHING, bytes_done=done))
-        if done:
-            compare.recognise_renames(self.pending)
 
     async def run(self) -> None:
         """Mount the view, take the steps, end gocryptfs. Raise JobFailed."""
@@ -101,6 +89,8 @@ class Mirror:
         await view.look(lambda: self._check_view(shown))
         await self._check_unknown(shown)
         await target.prepare(self.transfers, self.target, self.job.files.identity(), self.found)
+        if self.whole:
+            await self._compare_with(shown)
         await self._intend(shown)
         try:
             postponed = await self._send(shown)
@@ -134,6 +124,22 @@ class Mirror:
             if not self.job.options.reconcile:
                 raise JobFailed(Reason.TARGET_UNKNOWN)
             self.whole = True
+            self.holding.known = False
+
+    async def _compare_with(self, shown: _Shown) -> None:
+        """See what the target really has, and hold what exceeds the limits. What an unfinished first sync left there is nobody's loss."""
+        self.there = there = There(self.pending, shown.backup)
+        self.job.report.phase(Phase.COMPARING)
+        await there.expect(shown.sealed)
+        listing = rsync.list_all(self._tool, self._place)
+
+        async def look() -> None:
+            there.begin()
+            await self.transfers.run(listing, capabilities=self._place.capabilities, on_line=there.notice)
+
+        await patiently(look)
+        if not self._seeding or not self.holding.known:
+            await asyncio.to_thread(self.holding.settle, there)
 
     # --- intent ----------------------------------------------------------------------------------------------------
 
@@ -212,6 +218,7 @@ class Mirror:
         """Raise JobFailed unless every directory of the snapshot is the very one that the plan was made from."""
         self.job.report.phase(Phase.CHECKING)
         check_top(self.opened)
+        check_finished(self.job.vault.source, self.opened.descriptor)
         for folder in itertools.chain(self.pending.folders(), self.pending.unchanged_folders()):
             try:
                 status = self._status(folder.path)
@@ -240,8 +247,9 @@ class Mirror:
         self.job.report.phase(Phase.DELETING)
         self.deleted = await asyncio.to_thread(self.pending.count_gone)
         doomed, by_example = await self._doomed(shown)
-        if self.whole:
-            surplus = await self._surplus(shown)
+        if self.there and not self.holding.verdict.deletions:
+            surplus = self.there.doomed
+            self.deleted += self.there.surplus.entries
             doomed |= {path for path in surplus if gocryptfs.may_be_shown(path)}
             by_example |= {path for path in surplus if not gocryptfs.may_be_shown(path)}
         doomed = await view.look(lambda: _within_directories(shown.point, doomed))
@@ -255,7 +263,7 @@ class Mirror:
         """The encrypted paths of the plan's deletions: those that the view has not, and those that it has, because they are excluded."""
         doomed: set[str] = set()
         excluded: set[str] = set()
-        for items in _parts(self.pending.deletions()):
+        for items in parts(self.pending.deletions()):
             paths = await shown.sealed.of([sealed_from(item.row.path) for item in items])
             for item, path in zip(items, paths, strict=True):
                 (excluded if self._is_there(item.row.path) else doomed).add(path)
@@ -277,31 +285,6 @@ class Mirror:
         await self._run(rsync.delete_by_example(self._tool, example, self._place, listed))
         parents = self.transfers.list_file({os.fsencode(path.rpartition("/")[0]) for path in doomed} - {b""})
         await self._run(rsync.send_listed(self._tool, shown.point, self._place, parents))
-
-    async def _surplus(self, shown: _Shown) -> set[str]:
-        """The topmost encrypted paths below the snapshot's place at the target that stand for nothing in the snapshot."""
-        await self._expect_all(shown)
-        surplus = Topmost()
-        prefix = shown.backup.encode() + b"/"
-
-        def listen(line: bytes) -> None:
-            path = parse_listed(line)
-            if path and path.startswith(prefix) and b".." not in path.split(b"/") and not self.pending.is_expected(path):
-                surplus.add(path)
-
-        listing = rsync.list_all(self._tool, self._place)
-        await patiently(lambda: self.transfers.run(listing, capabilities=self._place.capabilities, on_line=listen))
-        return {path.decode("utf-8", "surrogateescape") for path in surplus.paths}
-
-    async def _expect_all(self, shown: _Shown) -> None:
-        """Note every path that the target should have, with gocryptfs's own."""
-        self.pending.expect([f"{shown.backup}/{names.DIRIV_FILE}".encode()])
-        for rows in _parts(self.pending.rows_to_come()):
-            paths = await shown.sealed.of([sealed_from(row.path) for row in rows])
-            expected = [path.encode() for path in paths]
-            expected += [f"{path}.name".encode() for path in paths if gocryptfs.has_long_name(path)]
-            expected += [f"{path}/{names.DIRIV_FILE}".encode() for row, path in zip(rows, paths, strict=True) if row.kind == "d"]
-            await asyncio.to_thread(self.pending.expect, expected)
 
     # --- commit ----------------------------------------------------------------------------------------------------
 
@@ -381,12 +364,18 @@ class Mirror:
             snapshot_dated=self.opened.dated,
             opened=self.opened.opened,
             committed=now(),
-            reconciled=now() if self.whole or before is None else before.reconciled,
+            reconciled=self._reconciled(before),
             entries=int(self.pending.fact("entries")),
             bytes=int(self.pending.fact("size")),
             segments=listed,
             root=root_hash(listed),
         )
+
+    def _reconciled(self, before: Commit | None) -> int:
+        """When the target was last compared as a whole and found or made equal. What is held of that is looked at again next time."""
+        if self.there and self.holding.verdict and (self.there.surplus.entries or self.there.drift.entries):
+            return 0
+        return now() if self.whole or before is None else before.reconciled
 
     # --- transfers -------------------------------------------------------------------------------------------------
 
@@ -434,18 +423,3 @@ def _with_companions(paths: Iterable[str]) -> Iterator[bytes]:
         yield path.encode("utf-8", "surrogateescape")
         if gocryptfs.has_long_name(path):
             yield f"{path}.name".encode()
-
-
-_Thing = TypeVar("_Thing")
-
-
-def _parts(things: Iterator[_Thing]) -> Iterator[list[_Thing]]:
-    """Lists of at most _AT_ONCE."""
-    part: list[_Thing] = []
-    for thing in things:
-        part.append(thing)
-        if len(part) == _AT_ONCE:
-            yield part
-            part = []
-    if part:
-        yield part

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from offsited.core.limits import Count
 from offsited.core.manifest import TOP, Line, Row, encode_gone, encode_row, parent, parents
 from offsited.core.plan import KEPT_BACK, RECORDED, REPLACED, SENT, Change
 from offsited.worker.columns import COLUMNS, DEFINITIONS, FIELDS, flatten, signed, unflatten, unsigned
@@ -46,9 +47,20 @@ _UNCHANGED_FOLDERS: Final = """
 _PAGE: Final = 1000
 _BACK: Final = int(KEPT_BACK)
 _TRAVELS: Final = f"change & {int(SENT)} AND NOT change & {_BACK} AND NOT carried"
+_TAKEN_BACK: Final = f"carried AND change & {int(Change.KIND | Change.CONTENT | Change.DOUBTFUL)} AND NOT change & {_BACK}"
+"""What the tree can carry no longer: what the target has of it goes."""
 _UNPROVEN: Final = f"(kind = 'f' AND change & {int(Change.INODE)} AND NOT change & {int(REPLACED | KEPT_BACK | Change.HASHED)})"
 """A file that may be the same, and nobody has looked."""
 _HELD_BACK: Final = int(Change.HELD | Change.UNREADABLE)
+WAS_DIRECTORY: Final = "EXISTS (SELECT 1 FROM main.directories d WHERE d.path = c.path)"
+DELETES: Final = f"c.kind != 'd' AND change & {int(Change.GONE)} AND NOT change & {int(Change.NEW | Change.RENAMED | Change.UNREADABLE)}"
+"""Takes a file away from the target, or another entry that is no directory."""
+_OLD_KIND: Final = "(SELECT e.kind FROM main.directories d JOIN main.entries e ON e.dir = d.id WHERE d.path = c.parent AND e.name = c.name)"
+REPLACES: Final = f"""
+    NOT change & {int(Change.NEW | Change.GONE | Change.UNREADABLE)}
+    AND (change & {int(Change.CONTENT)} AND c.kind != 'd' OR change & {int(Change.KIND)} AND {_OLD_KIND} NOT IN ('d', c.kind))
+"""
+"""Takes a file's content away by putting another in its place, or something of another type."""
 _PARENT_STANDS: Final = f"""
     NOT EXISTS (SELECT 1 FROM pending.changes p WHERE p.path = c.parent AND c.path != x''
                 AND ((p.change & {int(Change.GONE)} AND NOT p.change & {int(Change.HELD)}) OR p.kind != 'd'))
@@ -71,15 +83,8 @@ class Folder(NamedTuple):
     mtime: int
 
 
-class Count(NamedTuple):
-    """Entries that are no directories, and bytes of regular files."""
-
-    entries: int
-    bytes: int
-
-
 class Totals(NamedTuple):
-    """What limits are about. A rename counts once, as renamed."""
+    """What a plan comes to. A rename counts once, as renamed; what replaces something counts with the bytes that go."""
 
     added: Count
     changed: Count
@@ -176,26 +181,17 @@ class Pending:
         old = f"SELECT count(*) FROM main.entries e JOIN main.directories d ON d.id = e.dir WHERE e.carried AND {stands}"
         return self._one(f"SELECT count(*) FROM pending.changes WHERE carried AND NOT change & {_BACK}") + self._one(old)
 
-    def rows_to_come(self) -> Iterator[Row]:
-        """Every row of the encrypted tree as it is to be at the target: what changes, and what does not."""
-        for item in self.select(f"NOT carried AND NOT (change & {int(Change.GONE)} AND NOT change & {_HELD_BACK})"):
-            yield item.row
-        yield from self.unchanged()
+    def rows_at_target(self) -> Iterator[Item]:
+        """Every row of the encrypted tree that the target may have, now or in the end: what changes, or goes, and what does not."""
+        yield from self.select("NOT carried")
+        for row in self.unchanged():
+            yield Item(Change(0), row)
 
     def unchanged(self) -> Iterator[Row]:
         """The rows of the encrypted tree of which the plan says nothing."""
         for row in self.ledger.rows():
             if not row.carried and self.item(row.path) is None:
                 yield row
-
-    def expect(self, sealed: Iterable[bytes]) -> None:
-        """Note encrypted paths that the target should have."""
-        self.database.execute("CREATE TABLE IF NOT EXISTS pending.expected (path BLOB PRIMARY KEY) WITHOUT ROWID")
-        self.database.executemany("INSERT OR IGNORE INTO pending.expected VALUES (?)", ((path,) for path in sealed))
-
-    def is_expected(self, sealed: bytes) -> bool:
-        """Whether an encrypted path was noted."""
-        return self.database.execute("SELECT 1 FROM pending.expected WHERE path = ?", (sealed,)).fetchone() is not None
 
     def directories(self) -> Iterator[bytes]:
         """Directories that change, or in which something is sent or deleted: their mtime and their IV must follow."""
@@ -210,12 +206,11 @@ class Pending:
     def deletions(self) -> Iterator[Item]:
         """What must go at the target: the topmost alone, of those whose directory stays one."""
         gone = f"change & {int(Change.GONE)} AND NOT change & {_HELD_BACK} AND (NOT carried OR change & {int(Change.DOUBTFUL)})"
-        taken_back = f"carried AND change & {int(Change.KIND | Change.CONTENT | Change.DOUBTFUL)} AND NOT change & {_BACK}"
-        return self.select(f"(({gone}) OR ({taken_back})) AND {_PARENT_STANDS}")
+        return self.select(f"(({gone}) OR ({_TAKEN_BACK})) AND {_PARENT_STANDS}")
 
     def replaced_directories(self) -> Iterator[Item]:
         """What is no directory any more, where the target still has one in its way."""
-        was = f"(change & {int(Change.DOUBTFUL)} OR EXISTS (SELECT 1 FROM main.directories d WHERE d.path = c.path))"
+        was = f"(change & {int(Change.DOUBTFUL)} OR {WAS_DIRECTORY})"
         return self.select(f"change & {int(Change.KIND)} AND NOT change & {_BACK} AND kind != 'd' AND {was}")
 
     def carried(self) -> Iterator[Item]:
@@ -256,22 +251,35 @@ class Pending:
     def doubts(self) -> Iterator[Doubt]:
         """What the target is in doubt about from the moment on that this is sent; for the intent and for `Ledger.doubt`."""
         gone = f"(change & {int(Change.GONE)} AND NOT change & {_HELD_BACK})"
-        for change, row in self.select(f"({_TRAVELS}) OR {gone}"):
+        for change, row in self.select(f"({_TRAVELS}) OR {gone} OR ({_TAKEN_BACK})"):
             yield Doubt(row.path, row.size, row.mtime, row.inode, bool(change & Change.AGAIN), row.kind == "d")
 
     def totals(self) -> Totals:
-        """Sums for the limits; what a limit holds is in them."""
+        """Sums of it; what a limit holds is in them."""
         renamed, gone = int(Change.RENAMED), int(Change.GONE)
         back = f"change & {int(Change.GONE | Change.UNREADABLE)}"
         only = f"change & {int(Change.ATTRIBUTES | Change.MANIFEST)} AND NOT change & {int(REPLACED)} AND NOT {back}"
         return Totals(
-            self._count(f"change & {int(Change.NEW)} AND NOT {back} AND NOT change & {renamed}"),
-            self._count(f"change & {int(Change.KIND | Change.CONTENT)} AND NOT {back} AND NOT change & {renamed}"),
-            self._count(f"change & {gone} AND NOT change & {int(Change.NEW) | renamed}"),
-            self._count(f"change & {gone} AND change & {renamed}"),
+            self.count(f"kind != 'd' AND change & {int(Change.NEW)} AND NOT {back} AND NOT change & {renamed}"),
+            self.count_replaced(REPLACES),
+            self.count(DELETES),
+            self.count(f"kind != 'd' AND change & {gone} AND change & {renamed}"),
             self._one(f"SELECT count(*) FROM pending.changes WHERE {only}"),
             self._one("SELECT count(*) FROM pending.unread"),
         )
+
+    def count(self, condition: str) -> Count:
+        """What meets a condition on table `c`, and the bytes of it."""
+        query = f"SELECT count(*), coalesce(sum(size), 0) FROM pending.changes c WHERE {condition}"
+        return Count(*self.database.execute(query).fetchone())
+
+    def count_replaced(self, condition: str) -> Count:
+        """As `count`, with the bytes that the target has of it."""
+        query = f"""
+            SELECT count(*), coalesce(sum(e.size), 0) FROM pending.changes c
+            LEFT JOIN main.directories d ON d.path = c.parent LEFT JOIN main.entries e ON e.dir = d.id AND e.name = c.name WHERE {condition}
+        """
+        return Count(*self.database.execute(query).fetchone())
 
     def of_inode(self, inode: int) -> list[Item]:
         """The names of an inode that change, directories not counted."""
@@ -309,13 +317,6 @@ class Pending:
             else:
                 alone.append((sha256, int(Change.HASHED), row.path))
         self.database.executemany("UPDATE pending.changes SET sha256 = ?, change = change | ? WHERE path = ?", alone)
-
-    def hold(self, paths: Iterable[bytes]) -> None:
-        """Hold changes and deletions back: the target keeps what it has of these paths. What is new cannot be held."""
-        for path in paths:
-            item, old = self.item(path), self.ledger.row(path)
-            if item and old:
-                self.put([Item(item.change | Change.HELD, old)])
 
     def put(self, items: Iterable[Item]) -> None:
         """Enter changes, in place of those of the same paths."""
@@ -371,8 +372,14 @@ class Pending:
         Where nothing was to be committed, `digest` is that of the ledger: what is known of inodes and directories is kept none the less.
         """
         self.written()
+        doubts = f"change & {int(Change.HELD)} AND change & {int(Change.DOUBTFUL)}"
+        self.database.execute("DROP TABLE IF EXISTS temp.kept_doubts")
+        self.database.execute(
+            f"CREATE TEMP TABLE kept_doubts AS SELECT * FROM main.doubts WHERE path IN (SELECT path FROM pending.changes WHERE {doubts})"
+        )
         with self.ledger.changing():
             self.ledger.take_over(((path, row) for path, row, _ in self._outcome()), digest, forgetting=False)
+            self.database.execute("INSERT INTO main.doubts SELECT * FROM temp.kept_doubts")
             self.ledger.set_fact("device", self.fact("device"))
             self.database.execute(
                 "UPDATE main.directories SET signature = nullif(f.signature, x'') FROM pending.folders f WHERE f.path = directories.path"
@@ -391,7 +398,7 @@ class Pending:
                 if change & Change.NEW:
                     continue
                 marked = row._replace(unreadable=bool(change & Change.UNREADABLE), held=bool(change & Change.HELD))
-                yield row.path, marked, marked != row
+                yield row.path, marked, marked != self.ledger.row(row.path)
             elif change & Change.GONE:
                 if not change & Change.NEW:
                     yield row.path, None, True
@@ -406,10 +413,6 @@ class Pending:
             for path, change, *columns in page:
                 yield Item(Change(change), unflatten(path, columns))
             page = self.database.execute(query, (page[-1][0],)).fetchall() if len(page) == _PAGE else []
-
-    def _count(self, condition: str) -> Count:
-        query = f"SELECT count(*), coalesce(sum(size), 0) FROM pending.changes WHERE kind != 'd' AND {condition}"
-        return Count(*self.database.execute(query).fetchone())
 
     def _one(self, query: str) -> int:
         return int(self.database.execute(query).fetchone()[0])

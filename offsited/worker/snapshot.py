@@ -15,6 +15,7 @@ from offsited.core.outcome import Reason
 from offsited.errors import JobFailed
 from offsited.worker import mounts
 from offsited.worker.report import now
+from offsited.worker.statx import birth_time
 
 _REFUSALS: Final = {
     errno.ENOENT: Reason.SNAPSHOT_MISSING,
@@ -49,13 +50,40 @@ def open_newest(source: Source, *, last: int, any_age: bool) -> Snapshot:
     Raise JobFailed if there is none, or one that must not be synced.
     """
     relative = resolve(source)
-    dated = text.date_of(relative)
-    if not any_age:
-        text.check_age(dated, last, now())
     name = PurePosixPath(relative).name or PurePosixPath(source.root).name
     descriptor = _open(source.root, relative)
+    try:
+        dated = birth_time(descriptor) // 1000 if source.order == "btime" else text.date_of(relative)
+        if not any_age:
+            text.check_age(dated, last, now())
+        check_finished(source, descriptor)
+        _check_not_empty(descriptor, f"{source.root}/{relative}")
+    except JobFailed:
+        os.close(descriptor)
+        raise
     status = os.fstat(descriptor)
     return Snapshot(descriptor, relative, text.printable(name), dated, now(), status.st_dev, status.st_ino, status.st_mtime_ns)
+
+
+def check_finished(source: Source, descriptor: int) -> None:
+    """Raise JobFailed if the source's markers say that an open snapshot is not complete, or that nothing here is to be trusted now."""
+    for marker in source.unfinished:
+        if _is_there(descriptor, marker):
+            raise JobFailed(Reason.SNAPSHOT_UNFINISHED, f"{marker} is there")
+    for marker in source.finished:
+        if not _is_there(descriptor, marker):
+            raise JobFailed(Reason.SNAPSHOT_UNFINISHED, f"{marker} is not there")
+
+
+def _is_there(descriptor: int, marker: str) -> bool:
+    """Whether a marker exists; a relative one in the snapshot, whatever it is. One that cannot be looked for counts as the wrong answer."""
+    if marker.startswith("/"):
+        return os.path.lexists(marker)
+    try:
+        os.close(mounts.open_beneath(descriptor, marker, os.O_PATH | os.O_NOFOLLOW))
+    except OSError as error:
+        return error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV}
+    return True
 
 
 def is_newest(source: Source, opened: Snapshot) -> bool:
@@ -70,7 +98,7 @@ def resolve(source: Source) -> str:
     """The snapshot's path relative to the root."""
     match source.kind:
         case "lastdst":
-            return text.below_root(text.parse_lastdst(_read_lastdst(source.path)), source.root)
+            return text.below_root(text.parse_lastdst(_read_lastdst(source)), source.root)
         case "newest":
             return _newest(source)
         case "path":
@@ -80,21 +108,46 @@ def resolve(source: Source) -> str:
 def _newest(source: Source) -> str:
     """Symbolic links are no candidates: one named `latest` beside the snapshots must not win."""
     directories = (path for path in glob.iglob(source.path) if os.path.isdir(path) and not os.path.islink(path))
-    found = text.newest(text.below_root(path, source.root) for path in directories)
-    if found is None:
+    if source.order == "btime":
+        found = max(((_born(path), os.fsencode(path)) for path in directories), default=None)
+        newest = text.below_root(os.fsdecode(found[1]), source.root) if found else None
+    else:
+        newest = text.newest(text.below_root(path, source.root) for path in directories)
+    if newest is None:
         raise JobFailed(Reason.SNAPSHOT_MISSING, f"no directory matches {source.path}")
-    return found
+    return newest
 
 
-def _read_lastdst(path: str) -> bytes:
-    """The file's bytes, one more than may be. A fifo, a device or a link put in its place is refused, and cannot make us wait."""
+def _born(path: str) -> int:
+    """When a directory was made; one that has gone meanwhile is the oldest."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        return birth_time(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_lastdst(source: Source) -> bytes:
+    """The file's bytes, one more than may be. A fifo, a device or a link put in its place is refused, and cannot make us wait.
+
+    So is a file of somebody who has no say in the snapshots: it decides what is read with root's rights, and what is deleted.
+    """
+    path = source.path
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise JobFailed(Reason.SOURCE_MISSING, str(error)) from None
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise JobFailed(Reason.SOURCE_MALFORMED, f"{path} is not a regular file")
+        if status.st_uid not in {0, os.stat(source.root).st_uid}:
+            raise JobFailed(Reason.SOURCE_MALFORMED, f"{path} belongs neither to root nor to the owner of {source.root}")
+        if status.st_mode & stat.S_IWOTH:
+            raise JobFailed(Reason.SOURCE_MALFORMED, f"{path} can be written by everybody")
         return os.read(descriptor, text.LASTDST_MAX + 2)
     except OSError as error:
         raise JobFailed(Reason.SOURCE_MISSING, f"{path}: {error.strerror}") from None
@@ -113,11 +166,6 @@ def _open(root: str, relative: str) -> int:
         raise JobFailed(_REFUSALS.get(error.errno or 0, Reason.SNAPSHOT_UNREADABLE), f"{root}/{relative}: {error.strerror}") from None
     finally:
         os.close(top)
-    try:
-        _check_not_empty(descriptor, f"{root}/{relative}")
-    except JobFailed:
-        os.close(descriptor)
-        raise
     return descriptor
 
 

@@ -15,8 +15,10 @@ from offsited.errors import JobFailed
 from offsited.worker import mounts, snapshot, target
 from offsited.worker.books import Books
 from offsited.worker.confirmed import Announced, Confirmed, Standing
+from offsited.worker.holding import Holding
 from offsited.worker.job import DONE, Ending, Job
 from offsited.worker.mirror import CANARY, CANARY_BYTES, Mirror, check_top
+from offsited.worker.preview import hold, preview
 from offsited.worker.reach import reach
 from offsited.worker.report import now
 from offsited.worker.snapshot import Snapshot
@@ -30,12 +32,12 @@ _LISTED_MAX: Final = 20
 
 async def sync(job: Job) -> Ending:
     """Bring a target to the newest snapshot. Raise JobFailed for whatever hinders that; before the commit nothing counts as done."""
-    if job.options.dry_run:
-        raise JobFailed(Reason.INTERNAL, "a dry run of a sync is not there yet")
     confirmed = Confirmed.read(job.files.target(job.target.name))
     opened = await asyncio.to_thread(snapshot.open_newest, job.vault.source, last=confirmed.dated, any_age=job.options.allow_older)
     job.report.note(snapshot=opened.name, snapshot_dated=opened.dated)
     opened = await asyncio.to_thread(_bind, job, opened, confirmed)
+    if job.options.dry_run:
+        return await preview(job, opened, confirmed)
     transfers = Transfers(job.tools, job.runtime, job.report)
     reached = await reach(job, writing=True)
     syncing = _Sync(job, opened, transfers, reached)
@@ -88,6 +90,9 @@ class _Sync:
             await survey(self.job, confirmed, thorough=whole)
         check_top(self.opened)
         with books.opened() as pending:
+            holding = Holding(
+                pending, self.job.vault.limits, confirmed.directory, known=not books.doubtful and standing is not Standing.UNKNOWN
+            )
             mirror = Mirror(
                 self.job,
                 self.opened,
@@ -99,8 +104,9 @@ class _Sync:
                 standing=standing,
                 whole=whole,
                 interrupted=interrupted,
+                holding=holding,
             )
-            await mirror.compare()
+            await self._hold(mirror)
             try:
                 if standing is Standing.CONFIRMED and not whole and pending.is_empty:
                     await asyncio.to_thread(pending.commit, confirmed.digest)
@@ -108,7 +114,14 @@ class _Sync:
                     await mirror.run()
             finally:
                 self._count(mirror)
+            await asyncio.to_thread(holding.conclude)
             return self._ending(mirror)
+
+    async def _hold(self, mirror: Mirror) -> None:
+        """Hold what exceeds the limits. What a comparison with the target shows comes on top, before anything is changed there."""
+        if self.job.options.approved:
+            await asyncio.to_thread(mirror.holding.approve, self.job.options.approved)
+        await hold(self.job, self.opened, mirror.holding)
 
     async def _look(self, confirmed: Confirmed, announced: Announced | None) -> Found:
         """One round trip: whose the target is, and what lies there of ours."""
@@ -148,21 +161,21 @@ class _Sync:
             wire_bytes=tally.wire_bytes,
             deleted_entries=mirror.deleted,
         )
-        self.job.report.note(counts=counts)
+        self.job.report.note(counts=counts, held=mirror.holding.held)
 
     def _ending(self, mirror: Mirror) -> Ending:
-        """`partial` if something could neither be sent nor is kept by the manifest."""
+        """`held` if something waits for a person, `partial` if something could neither be sent nor is kept by the manifest."""
         carried = mirror.pending.count_carried()
         if carried:
             self.job.report.remark(f"{carried} entries are kept by the manifest alone; a restore brings them back")
         unread = list(mirror.pending.unread())
-        if not unread:
-            return DONE
         for one in unread[:_LISTED_MAX]:
             self.job.report.remark(f"{os.strerror(one.error)}: {exclude_line(one.path)}")
         if len(unread) > _LISTED_MAX:
             self.job.report.remark(f"and {len(unread) - _LISTED_MAX} more")
-        return Outcome.PARTIAL, Reason.ENTRIES_UNREADABLE
+        if mirror.holding.verdict:
+            return Outcome.HELD, Reason.LIMIT_EXCEEDED
+        return (Outcome.PARTIAL, Reason.ENTRIES_UNREADABLE) if unread else DONE
 
 
 def _settle(confirmed: Confirmed, announced: Announced | None, found: Found) -> tuple[Confirmed, Standing]:

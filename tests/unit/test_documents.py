@@ -45,7 +45,6 @@ TABLES: list[tuple[str, str, type[BaseModel], set[str]]] = [
 """Page, heading, model, and those of its fields that stand elsewhere."""
 
 NOT_ACTED_UPON = [
-    ("offsited-vault.5.scd", "[limits]", ""),
     ("offsited-vault.5.scd", "Disk targets", "on_arrival"),
     ("offsited-vault.5.scd", "Ssh targets", "seed"),
     ("offsited.toml.5.scd", "[notify]", ""),

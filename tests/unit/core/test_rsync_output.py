@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offsited.core import gocryptfs
-from offsited.core.rsync_output import Item, Running, Tally, Topmost, obstacles, parse_line, parse_listed, parse_listing, parse_wire_bytes
+from offsited.core.rsync_output import (
+    Item,
+    Listed,
+    Running,
+    Tally,
+    Topmost,
+    obstacles,
+    parse_line,
+    parse_listed,
+    parse_listing,
+    parse_wire_bytes,
+)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +140,8 @@ def test_what_stands_in_the_way(complaints: str, paths: list[bytes], alone: bool
 
 @given(st.binary(min_size=1).filter(lambda name: b"\0" not in name))
 def test_whatever_rsync_lists_is_read_back(name: bytes) -> None:
-    assert parse_listed(b"-rw-------             16 2026/11/24 03:00:00 " + _as_rsync_prints(name)) == name
+    found = parse_listed(b"-rw-------             16 2026/11/24 03:00:00 " + _as_rsync_prints(name))
+    assert found == Listed("-", 16, "2026/11/24 03:00:00", name)
 
 
 @pytest.mark.parametrize(

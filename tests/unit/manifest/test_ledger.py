@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from offsited.core.config import Limits
 from offsited.core.manifest import Header, ManifestDamaged, Row
 from offsited.core.plan import Change
 from offsited.worker import segments
+from offsited.worker.holding import Holding
 from offsited.worker.ledger import LEDGER_FILE, Doubt, Ledger
 
 from .workshop import Bench, changes, groups, groups_on_disk, remote_groups, seen, without_numbers
@@ -180,7 +182,7 @@ def test_what_is_held_keeps_its_row_and_is_looked_at_again(top: Path, bench: Ben
     (top / "new").touch()
     bench.survey(top)
     with bench.plan() as (_, pending):
-        pending.hold([b"f", b"a/e", b"new"])
+        Holding(pending, Limits(max_delete=0, max_change=0), bench.directory).settle()
         assert list(pending.deletions()) == []
         assert [item.row.path for item in pending.to_send()] == [b"", b"new"]
         pending.set_hash(b"new", bytes(32))
@@ -193,7 +195,7 @@ def test_what_is_held_keeps_its_row_and_is_looked_at_again(top: Path, bench: Ben
     bench.survey(top)
     with bench.plan() as (_, pending):
         assert [item.row.path for item in pending.deletions()] == [b"f"]
-        pending.hold([b"f", b"a/e"])
+        Holding(pending, Limits(max_delete=0, max_change=0), bench.directory).settle()
         assert pending.is_empty, "held as before: nothing is new"
 
 

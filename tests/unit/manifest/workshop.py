@@ -11,10 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import offsited
+from offsited.core.config import Limits
 from offsited.core.manifest import Header, Row, SegmentFile
 from offsited.core.plan import Change
 from offsited.worker import segments, survey
+from offsited.worker.compare import recognise_renames
+from offsited.worker.holding import Holding
 from offsited.worker.ledger import LEDGER_FILE, Ledger
+from offsited.worker.outgoing import travels
 from offsited.worker.pending import PENDING_FILE, Item, Pending
 from offsited.worker.survey import Request, Told
 
@@ -23,6 +27,7 @@ _RUN = f"import sys; sys.path.insert(0, {PROJECT!r}); from offsited.worker impor
 PROGRAM = (sys.executable, "-I", "-c", _RUN)
 """The survey as the worker runs it, where the package is not installed."""
 
+UNLIMITED = Limits(max_delete="100%", max_change="100%")
 KINDS = {stat.S_IFREG: "f", stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFIFO: "p"}
 
 
@@ -63,7 +68,8 @@ class Remote:
         for item in pending.to_send():
             self._send(top, item)
             yield
-        for group in pending.link_groups():
+        for paths in pending.link_groups():
+            group = [path for path in paths if (member := pending.item(path)) and travels(member)]
             for path in group[1:]:
                 self.nodes[path] = self.nodes[group[0]]
                 yield
@@ -98,6 +104,8 @@ class Bench:
     segments: tuple[SegmentFile, ...] = ()
     job: int = 0
     told: list[Told] = field(default_factory=list)
+    holding: Holding = field(init=False)
+    """Of the last sync."""
 
     def survey(self, top: Path, exclude: tuple[str, ...] = (), *, thorough: bool = False, processes: int = 1) -> Told:
         self.told.clear()
@@ -107,15 +115,32 @@ class Bench:
     def plan(self) -> "Opened":
         return Opened(self.directory)
 
-    def sync(self, top: Path, exclude: tuple[str, ...] = (), *, cut: int | None = None, thorough: bool = False) -> dict[bytes, Item]:
-        """Bring the target to a snapshot; `cut`: stop after so many steps at the target. Return the plan."""
+    def sync(
+        self,
+        top: Path,
+        exclude: tuple[str, ...] = (),
+        *,
+        cut: int | None = None,
+        thorough: bool = False,
+        limits: Limits | None = None,
+        approved: str = "",
+    ) -> dict[bytes, Item]:
+        """Bring the target to a snapshot, as far as limits allow; `cut`: stop after so many steps at the target. Return the plan."""
         self.survey(top, exclude, thorough=thorough)
         with self.plan() as (ledger, pending):
-            return self._carry_out(os.fsencode(top), ledger, pending, cut)
+            self.holding = Holding(pending, limits or UNLIMITED, self.directory)
+            if approved:
+                self.holding.approve(approved)
+            found = self._carry_out(os.fsencode(top), ledger, pending, cut)
+            if cut is None:
+                self.holding.conclude()
+            return found
 
     def _carry_out(self, top: bytes, ledger: Ledger, pending: Pending, cut: int | None) -> dict[bytes, Item]:
         for item in pending.to_compare():
             pending.set_hash(item.row.path, digest(top, item.row.path))
+        recognise_renames(pending)
+        self.holding.settle()
         found = {item.row.path: item for item in pending.select("1")}
         if pending.is_empty:
             pending.commit(ledger.commit_digest)

@@ -166,3 +166,51 @@ def test_a_snapshot_that_cannot_be_read(root: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(JobFailed) as caught:
         opened(lastdst(root, f"{root}/2026-11-24"))
     assert caught.value.reason == R.SNAPSHOT_UNREADABLE
+
+
+def test_the_youngest_by_birth(root: Path) -> None:
+    """A file system's own account: names may say what they like."""
+    young = root / "1999-01-01"
+    young.mkdir()
+    (young / "file").touch()
+    by_birth = source(root, "newest", f"{root}/*").model_copy(update={"order": "btime"})
+    found = opened(by_birth)
+    assert found.name == "1999-01-01"
+    assert abs(found.dated - time.time() * 1_000_000) < 60_000_000
+    assert refused(by_birth, last=found.dated + 1) == R.SNAPSHOT_OLDER
+
+
+@pytest.mark.parametrize("marker", ["info.json", "a/b"])
+def test_without_the_mark_of_a_finished_snapshot_it_is_refused(root: Path, marker: str) -> None:
+    marked = lastdst(root, f"{root}/2026-11-24").model_copy(update={"finished": (marker,)})
+    assert refused(marked) == R.SNAPSHOT_UNFINISHED
+    (root / "2026-11-24" / marker).parent.mkdir(exist_ok=True)
+    (root / "2026-11-24" / marker).touch()
+    assert opened(marked).name == "2026-11-24"
+
+
+def test_with_the_mark_of_an_unfinished_one_it_is_refused(root: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    marked = lastdst(root, f"{root}/2026-11-24").model_copy(update={"unfinished": (str(lock), ".incomplete")})
+    assert opened(marked).name == "2026-11-24"
+    for mark in (lock, root / "2026-11-24" / ".incomplete"):
+        mark.symlink_to("nowhere")
+        assert refused(marked) == R.SNAPSHOT_UNFINISHED
+        mark.unlink()
+
+
+def test_a_mark_that_lies_elsewhere_counts_for_nothing(root: Path) -> None:
+    (root / "2026-11-24" / "away").symlink_to("/")
+    marked = lastdst(root, f"{root}/2026-11-24").model_copy(update={"finished": ("away/etc",)})
+    assert refused(marked) == R.SNAPSHOT_UNFINISHED
+
+
+def test_lastdst_of_somebody_else_is_refused(root: Path) -> None:
+    """It decides what is read with root's rights."""
+    found = lastdst(root, f"{root}/2026-11-24")
+    os.chown(root / "lastdst", 1000, 1000)
+    assert refused(found) == R.SOURCE_MALFORMED
+    os.chown(root, 1000, 1000)
+    assert opened(found).name == "2026-11-24", "whoever owns the snapshots may say which is the newest"
+    (root / "lastdst").chmod(0o666)
+    assert refused(found) == R.SOURCE_MALFORMED
