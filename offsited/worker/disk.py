@@ -95,10 +95,10 @@ async def reach(job: Job, target: DiskTarget, *, writing: bool) -> Disk:
 
 
 async def _mount(tool: str, device: str, point: Path, *, writing: bool) -> None:
-    """Mount a file system. A restore asks for a read-only one; where the host has the same file system mounted writable, the kernel
-    allows no such second one, and the bind of the directory alone makes it read-only."""
+    """Mount a file system. For a reader the mount alone is read-only, not the file system: a sync that comes meanwhile could not write to
+    it. Only where it cannot be had otherwise (a disk that is write-protected, or mounted read-only elsewhere) it is read-only itself."""
     await asyncio.to_thread(point.mkdir, mode=0o700)
-    tries = [_OPTIONS] if writing else [f"ro,{_OPTIONS}", _OPTIONS]
+    tries = [_OPTIONS] if writing else [f"ro=vfs,{_OPTIONS}", f"ro,{_OPTIONS}", _OPTIONS]
     for options in tries:
         try:
             ended = await process.run([tool, "-o", options, "--", device, str(point)])
