@@ -204,7 +204,7 @@ class Mirror:
         """The directories above the snapshot, the IV of each, and the key file."""
         own = [".", names.DIRIV_FILE, names.TARGET_KEY_FILE, shown.backup, f"{shown.backup}/{names.DIRIV_FILE}"]
         listed = self.transfers.list_file(path.encode() for path in own)
-        await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed))
+        await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed, again=self.whole))
 
     # --- check and delete ------------------------------------------------------------------------------------------
 
@@ -279,14 +279,13 @@ class Mirror:
         await self._run(rsync.send_listed(self._tool, shown.point, self._place, parents))
 
     async def _surplus(self, shown: _Shown) -> set[str]:
-        """The topmost encrypted paths below the snapshot's place at the target that stand for nothing in the snapshot."""
+        """The topmost encrypted paths of the target's mirror that stand neither for anything in the snapshot nor for a file of ours."""
         await self._expect_all(shown)
         surplus = Topmost()
-        prefix = shown.backup.encode() + b"/"
 
         def listen(line: bytes) -> None:
             path = parse_listed(line)
-            if path and path.startswith(prefix) and b".." not in path.split(b"/") and not self.pending.is_expected(path):
+            if path and path != b"." and b".." not in path.split(b"/") and not self.pending.is_expected(path):
                 surplus.add(path)
 
         listing = rsync.list_all(self._tool, self._place)
@@ -295,7 +294,11 @@ class Mirror:
 
     async def _expect_all(self, shown: _Shown) -> None:
         """Note every path that the target should have, with gocryptfs's own."""
-        self.pending.expect([f"{shown.backup}/{names.DIRIV_FILE}".encode()])
+        ours = [COMMIT_FILE, PREVIOUS_FILE, INTENT_FILE, *(file.name for file in self.confirmed.segments.iterdir())]
+        sealed = await shown.sealed.of([f"{names.OFFSITED_DIR}/{name}".encode() for name in ours])
+        ivs = [f"{directory}/{names.DIRIV_FILE}" for directory in (shown.backup, shown.offsited)]
+        own = [names.DIRIV_FILE, names.TARGET_KEY_FILE, shown.backup, shown.offsited, *ivs, *sealed]
+        self.pending.expect(path.encode() for path in own)
         for rows in _parts(self.pending.rows_to_come()):
             paths = await shown.sealed.of([sealed_from(row.path) for row in rows])
             expected = [path.encode() for path in paths]
@@ -394,7 +397,7 @@ class Mirror:
         """Send files of ours, of those that lie beside the snapshot."""
         paths = await shown.sealed.of([f"{names.OFFSITED_DIR}/{name}".encode() for name in own])
         listed = self.transfers.list_file(path.encode() for path in (f"{shown.offsited}/{names.DIRIV_FILE}", *paths))
-        await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed))
+        await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed, again=self.whole))
 
     async def _run(self, command: list[str]) -> None:
         await patiently(lambda: self.transfers.run(command, capabilities=self._place.capabilities, on_line=self.transfers.wire))
