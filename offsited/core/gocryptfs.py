@@ -4,6 +4,8 @@
 Sources: gocryptfs(1); upstream's exitcodes.go and doc/file-format.md; measured with 2.5.1.
 """
 
+import base64
+import hashlib
 import re
 from pathlib import Path
 from typing import Final
@@ -148,3 +150,17 @@ def companions(path: str) -> list[str]:
 
 
 _OWN_FILES: Final = (names.DIRIV_FILE.encode(), names.TARGET_KEY_FILE.encode())
+
+
+def expected_iv(path: str) -> bytes:
+    """Given the encrypted path of a directory ("" = the top), return its IV as reverse mode makes it (upstream's internal/pathiv)."""
+    return hashlib.sha256(path.encode("utf-8", "surrogateescape") + b"\0DIRIV").digest()[:16]
+
+
+def is_companion_right(path: str, content: bytes) -> bool:
+    """Whether a companion (a directory's IV, the real name of a long one) has the content that its encrypted path asks for."""
+    directory, _, name = path.rpartition("/")
+    if name == names.DIRIV_FILE:
+        return content == expected_iv(directory)
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+    return name == f"{_LONG_PREFIX}{digest}.name"

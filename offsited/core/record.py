@@ -18,6 +18,8 @@ class Kind(StrEnum):
 
     SYNC = "sync"
     RESTORE = "restore"
+    VERIFY = "verify"
+    RESTORE_TEST = "restore-test"
 
 
 class Options(BaseModel):
@@ -30,6 +32,11 @@ class Options(BaseModel):
     dry_run: bool = False
     without_manifest: bool = False
     timed: bool = False
+    level: str = ""
+    """Of a verification: a word of `core.verification.Level`; "" = the vault's own choice."""
+    sample: int = 0
+    """Of a verification of data: so many files by chance, 0 = all."""
+    repair: bool = False
 
 
 class Counts(BaseModel):
@@ -44,6 +51,8 @@ class Counts(BaseModel):
     wire_bytes: int = 0
     """Bytes that rsync wrote to and read from the other side, in both directions."""
     deleted_entries: int = 0
+    differences: int = 0
+    """Entries that a verification or a restore found to be otherwise than the manifest says."""
 
 
 class JobRecord(BaseModel):

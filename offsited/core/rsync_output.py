@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What rsync prints, as values: progress, items, statistics, obstacles. It is run with LC_ALL=C and core.rsync's formats."""
 
+import calendar
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ class Item:
 _LISTED: Final = re.compile(rb"[-dlpscb?]\S+ +[\d,.]+ \S+ \S+ (?P<path>.+)")
 _RUNNING: Final = re.compile(rb" *(\d+) +\d+% .*?(?:\(xfr#\d+, (?:to|ir)-chk=(\d+)/(\d+)\))?\s*")
 _ITEM: Final = re.compile(rb"([<>ch.][fdLDS][a-zA-Z+.? ]{9}|\*deleting  ) (\d+) (.+)")
+_DETAILED: Final = re.compile(rb"[<>ch.]([fdLDS])\S{9} (\d+) (\d+) (\d+) ([-rwxsStT]{9}) (-?\d+)/(\d\d)/(\d\d)-(\d\d):(\d\d):(\d\d) (.+)")
+_KINDS: Final = {b"f": "f", b"d": "d", b"L": "l", b"D": "c", b"S": "p"}
 _ESCAPE: Final = re.compile(rb"\\#([0-3][0-7]{2})")
 _OBSTACLE: Final = re.compile(r"could not make way for (?:new )?[a-z ]+: (.+)")
 _STATISTIC: Final = re.compile(r"(Total bytes sent|Total bytes received): (\d+)")
@@ -74,6 +77,38 @@ def parse_listed(line: bytes) -> bytes | None:
     if match is None:
         return None
     return _unescaped(match["path"].partition(b" -> ")[0] if line.startswith(b"l") else match["path"])
+
+
+@dataclass(frozen=True)
+class Detailed:
+    """One line of `rsync.list_details`."""
+
+    kind: str
+    """f, d, l; c for a device of either kind, p for a pipe or a socket."""
+    length: int
+    uid: int
+    gid: int
+    mode: int
+    mtime: int
+    """Whole seconds since the epoch."""
+    path: bytes
+
+
+def parse_detailed(line: bytes) -> Detailed | None:
+    """Given a line of `rsync.list_details`, return the entry, or None if it tells of none."""
+    match = _DETAILED.fullmatch(line)
+    if match is None:
+        return None
+    kind, length, uid, gid, letters, *when, path = match.groups()
+    seconds = calendar.timegm(tuple(map(int, when)))
+    path = _unescaped(path.rstrip(b"/") or path)
+    return Detailed(_KINDS[kind], int(length), int(uid), int(gid), _mode(letters.decode()), seconds, path)
+
+
+def _mode(letters: str) -> int:
+    """Given nine letters as ls(1) writes them, return the bits."""
+    bits = sum(1 << (8 - index) for index, letter in enumerate(letters) if letter not in "-ST")
+    return bits | sum(bit for index, bit in ((2, 0o4000), (5, 0o2000), (8, 0o1000)) if letters[index] in "sStT")
 
 
 def obstacles(complaints: str) -> tuple[list[bytes], bool]:

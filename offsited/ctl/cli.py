@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from offsited import __version__
+from offsited.core.verification import Level
 from offsited.ctl import complete
 from offsited.ctl.output import INTERRUPTED, PROGRAM, Output
 from offsited.errors import Exit, OffsitedError
@@ -93,7 +94,7 @@ def cli() -> None:
     """Encrypted off-site copies of this machine's snapshots.
 
     Manual: man offsitectl. Exit statuses: 0 done, 1 failed, 2 usage, 3 locked, 4 held, 5 target absent, 6 busy, 7 configuration
-    invalid, 9 not authorised.
+    invalid, 8 verification found differences, 9 not authorised.
     """
 
 
@@ -255,6 +256,27 @@ def restore(out: Output, vault: str, paths: tuple[str, ...], *, to: str, target:
 
     with _about(vault) as client:
         return bring_back(out, client, vault, paths, to=to, target=target, without_manifest=without_manifest)
+
+
+@cli.command()
+@vault_argument
+@target_option("Verify this target instead of the default one.")
+@click.option("--level", type=click.Choice([level.value for level in Level]), default=None, help="How deep to look; data reads every byte.")
+@click.option("--sample", metavar="N", type=click.IntRange(1, 2**32 - 1), default=None, help="Of the data, N files by chance.")
+@click.option("--repair", is_flag=True, help="Sync afterwards, and send again what was found.")
+@click.option("--timed", is_flag=True, help="Asked for by a timer: print the final line alone, and read what verify_days makes due.")
+@json_option
+@click.pass_obj
+def verify(out: Output, vault: str, *, target: str, level: str | None, sample: int | None, repair: bool, timed: bool) -> int:
+    """Compare what a target holds with its manifest, and name what differs."""
+    from offsited.ctl import verify as verifying
+
+    if sample is not None and level not in {None, Level.DATA}:
+        raise click.UsageError("--sample goes with --level data.")
+    chosen = level or (Level.DATA.value if sample else "" if timed else Level.METADATA.value)
+    wish = verifying.VerifyWish(chosen, sample or 0, repair=repair, timed=timed)
+    with _about(vault) as client:
+        return verifying.verify(out, client, vault, target, wish)
 
 
 @cli.command("check-config")

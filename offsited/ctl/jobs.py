@@ -111,6 +111,8 @@ def summary(end: JobEnd) -> str:
         else words.number(end.entries, "entry")
     ]
     figures.append(words.size(end.sent_bytes if end.kind == "sync" else end.bytes))
+    if end.differences:
+        figures.append(words.number(end.differences, "difference"))
     if end.deleted_entries:
         figures.append(f"{words.number(end.deleted_entries)} deleted")
     if end.wire_bytes:
@@ -122,7 +124,7 @@ def summary(end: JobEnd) -> str:
 
 
 def _course(end: JobEnd) -> str:
-    return f"{end.kind} {'from' if end.kind == 'restore' else 'to'} {words.printable(end.target)}"
+    return f"{end.kind} {words.PREPOSITIONS.get(end.kind, 'of')} {words.printable(end.target)}"
 
 
 def _tell(out: Output, end: JobEnd, detail: str) -> int:

@@ -85,6 +85,7 @@ class JobEnd:
     sent_bytes: int = 0
     wire_bytes: int = 0
     deleted_entries: int = 0
+    differences: int = 0
 
     @classmethod
     def of(cls, job: int, outcome: Properties) -> Self:
@@ -112,6 +113,8 @@ class Target:
     commit_job: int = 0
     snapshot_dated: int = 0
     confirmed: int = 0
+    verified: int = 0
+    proven: int = 0
     last_outcome: str = ""
     last_reason: str = ""
 
@@ -125,6 +128,8 @@ class Target:
             commit_job=int(properties.get("CommitJob", 0)),
             snapshot_dated=int(properties.get("SnapshotDated", 0)),
             confirmed=int(properties.get("Confirmed", 0)),
+            verified=int(properties.get("Verified", 0)),
+            proven=int(properties.get("Proven", 0)),
             last_outcome=str(properties.get("LastOutcome", "")),
             last_reason=str(properties.get("LastReason", "")),
         )

@@ -9,6 +9,7 @@ from offsited import __version__, names
 from offsited.core.config import DiskTarget, SshTarget
 from offsited.core.outcome import Outcome, Reason, exit_status, parse_reason
 from offsited.core.record import JobRecord, Options
+from offsited.core.verification import Level
 from offsited.edge.bus import Bus, Call
 from offsited.edge.polkit import Polkit
 from offsited.engine import Engine, Job, KnownTarget, KnownVault
@@ -104,6 +105,7 @@ class VaultExport(_Exported):
             "Lock": (names.ACTION_UNLOCK, self._lock),
             "Sync": (names.ACTION_SYNC, self._sync),
             "Restore": (names.ACTION_RESTORE, self._restore),
+            "Verify": (names.ACTION_VERIFY, self._verify),
             "Cancel": (names.ACTION_CANCEL, self._cancel),
             "ListJobs": ("", self._list_jobs),
         }
@@ -126,6 +128,10 @@ class VaultExport(_Exported):
     async def _restore(self, target: str, destination: int, paths: int, options: Mapping[str, object]) -> tuple[Any, ...]:
         chosen = Options(**_flags(options, "without_manifest"))
         job = await self._engine.restore(self._vault.name, target, destination, paths, chosen)
+        return (names.job_path(job.number),)
+
+    async def _verify(self, target: str, findings: int, options: Mapping[str, object]) -> tuple[Any, ...]:
+        job = await self._engine.verify(self._vault.name, target, findings, _verify_options(options))
         return (names.job_path(job.number),)
 
     async def _cancel(self, options: Mapping[str, object]) -> tuple[Any, ...]:
@@ -159,6 +165,8 @@ class TargetExport(_Exported):
             "CommitJob": known.commit_job,
             "SnapshotDated": known.snapshot_dated,
             "Confirmed": known.confirmed,
+            "Verified": known.verified.ended if known.verified else 0,
+            "Proven": known.proven.ended if known.proven else 0,
             **_last(known.last),
         }
 
@@ -279,6 +287,17 @@ def _flags(options: Mapping[str, object], *known: str) -> dict[str, bool]:
         if not isinstance(value, bool):
             raise InvalidArgs(f"option {key} is of type b")
     return {key: bool(value) for key, value in options.items()}
+
+
+def _verify_options(options: Mapping[str, object]) -> Options:
+    """Given the options of a verification, return them. Raise InvalidArgs."""
+    level, sample = options.get("level", ""), options.get("sample", 0)
+    if not isinstance(level, str) or level not in {"", *Level}:
+        raise InvalidArgs("option level is commit, metadata or data")
+    if not isinstance(sample, int) or isinstance(sample, bool) or (sample and level != Level.DATA):
+        raise InvalidArgs("option sample is of type u, and of level data")
+    flags = _flags({key: value for key, value in options.items() if key not in {"level", "sample"}}, "repair", "timed")
+    return Options(level=level, sample=sample, **flags)
 
 
 def _last(record: JobRecord | None) -> dict[str, str]:
