@@ -160,7 +160,7 @@ def _journal_fields(record: JobRecord) -> list[bytes]:
 
 def _capabilities(kind: Kind, target: DiskTarget | SshTarget) -> tuple[str, ...]:
     """What the worker needs at most; rsync and ssh get less (core.rsync)."""
-    if kind is Kind.RESTORE:
+    if kind in {Kind.RESTORE, Kind.RESTORE_TEST}:
         return _MOUNTING + _WRITING_FILES + _RESTORING
     if kind is Kind.VERIFY:  # what a host's mirror has is fetched as it is, owners and nodes too
         return _MOUNTING + (() if isinstance(target, DiskTarget) else _WRITING_FILES)

@@ -279,6 +279,20 @@ def verify(out: Output, vault: str, *, target: str, level: str | None, sample: i
         return verifying.verify(out, client, vault, target, wish)
 
 
+@cli.command("restore-test")
+@vault_argument
+@target_option("Test this target instead of the default one.")
+@click.option("--timed", is_flag=True, help="Asked for by a timer: print the final line alone.")
+@json_option
+@click.pass_obj
+def restore_test(out: Output, vault: str, *, target: str, timed: bool) -> int:
+    """Restore a part of what a target holds, and compare it, for proof."""
+    from offsited.ctl import verify as verifying
+
+    with _about(vault) as client:
+        return verifying.restore_test(out, client, vault, target, timed=timed)
+
+
 @cli.command("check-config")
 @json_option
 @click.pass_obj

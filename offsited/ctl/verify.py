@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""verify: is what a target holds what its manifest says? And sending again what is not."""
+"""verify and restore-test: is what a target holds what its manifest says, and does it come back?"""
 
 import os
 from collections.abc import Iterator
@@ -41,6 +41,16 @@ def verify(out: Output, client: Client, vault: str, target: str, wish: VerifyWis
     if wish.repair and status == Exit.DIFFERENT:
         return jobs.sync(out, client, vault, target, jobs.SyncWish(timed=wish.timed))
     return status
+
+
+def restore_test(out: Output, client: Client, vault: str, target: str, *, timed: bool) -> int:
+    """Restore some of what a target holds for proof; return the exit status."""
+    client.subscribe()
+    options = {"timed": option("b", value=True)} if timed else {}
+    with agent.on_terminal():
+        path = jobs.vault_path(client, vault)
+        reply = client.call(Request(path, names.VAULT, "RestoreTest", "sa{sv}", (target, options), acts=True))
+    return jobs.see_through(out, client, vault, int(objects.leaf(reply.body[0])), quiet=timed)
 
 
 def _options(wish: VerifyWish) -> dict[str, object]:

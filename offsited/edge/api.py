@@ -106,6 +106,7 @@ class VaultExport(_Exported):
             "Sync": (names.ACTION_SYNC, self._sync),
             "Restore": (names.ACTION_RESTORE, self._restore),
             "Verify": (names.ACTION_VERIFY, self._verify),
+            "RestoreTest": (names.ACTION_VERIFY, self._restore_test),
             "Cancel": (names.ACTION_CANCEL, self._cancel),
             "ListJobs": ("", self._list_jobs),
         }
@@ -132,6 +133,10 @@ class VaultExport(_Exported):
 
     async def _verify(self, target: str, findings: int, options: Mapping[str, object]) -> tuple[Any, ...]:
         job = await self._engine.verify(self._vault.name, target, findings, _verify_options(options))
+        return (names.job_path(job.number),)
+
+    async def _restore_test(self, target: str, options: Mapping[str, object]) -> tuple[Any, ...]:
+        job = await self._engine.restore_test(self._vault.name, target, Options(**_flags(options, "timed")))
         return (names.job_path(job.number),)
 
     async def _cancel(self, options: Mapping[str, object]) -> tuple[Any, ...]:

@@ -234,6 +234,10 @@ class Engine:
             raise InvalidArgs("what is found can be told to a regular file or memfd alone")
         return await self._start_reader(name, target, Kind.VERIFY, options, {} if findings is None else {names.FINDINGS_FD: findings})
 
+    async def restore_test(self, name: str, target: str, options: Options) -> Job:
+        """Start a restore for proof. Raise Locked, Busy, NoSuchTarget, ConfigInvalid or Failed."""
+        return await self._start_reader(name, target, Kind.RESTORE_TEST, options, {})
+
     async def _start_reader(self, name: str, target: str, kind: Kind, options: Options, extra: Mapping[str, int]) -> Job:
         """Start a job that reads a target, of which there is one of a kind at a time: it has a place for what it notes."""
         async with self._starting[f"{kind} {name}"]:

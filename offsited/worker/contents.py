@@ -52,7 +52,7 @@ class Contents:
         elif row.kind == "l":
             yield from self._compare_target(row)
         if self._fetched and row.kind != "d":
-            yield from _compare_attributes(row, Met.of(status))
+            yield from compare_attributes(row, Met.of(status))
 
     def _status(self, path: bytes) -> os.stat_result:
         descriptor = mounts.open_deep(self._top, os.fsdecode(sealed_from(path)), os.O_PATH | os.O_NOFOLLOW)
@@ -93,7 +93,7 @@ def _read(descriptor: int, position: int) -> bytes:
     return os.pread(descriptor, _PIECE, position)
 
 
-def _compare_attributes(row: Row, met: Met) -> Iterator[tuple[What, str]]:
+def compare_attributes(row: Row, met: Met) -> Iterator[tuple[What, str]]:
     if row.kind != "l" and met.mode != row.mode:
         yield What.MODE, f"{met.mode:04o} instead of {row.mode:04o}"
     if (met.uid, met.gid) != (row.uid, row.gid):

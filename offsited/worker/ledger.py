@@ -167,10 +167,11 @@ class Ledger:
         query = f"SELECT name, {COLUMNS} FROM entries WHERE dir = ? AND name > ? ORDER BY name LIMIT {_PAGE}"
         return self.database.execute(query, (number, last)).fetchall()
 
-    def sample(self, count: int, condition: str = "kind = 'f'") -> list[Row]:
-        """Rows by chance, in path order."""
-        query = f"SELECT d.path, e.name FROM entries e JOIN directories d ON d.id = e.dir WHERE {condition} AND NOT carried"
-        found = self.database.execute(f"{query} ORDER BY random() LIMIT ?", (count,)).fetchall()
+    def sample(self, count: int, kinds: str = "f", order: str = "random()") -> list[Row]:
+        """At most so many rows of some kinds, by chance, or the first in an `order` by columns; in path order. Not the top."""
+        wanted = f"instr('{kinds}', kind) AND NOT carried AND NOT (e.dir = {_ABOVE})"
+        query = f"SELECT d.path, e.name FROM entries e JOIN directories d ON d.id = e.dir WHERE {wanted} ORDER BY {order} LIMIT ?"
+        found = self.database.execute(query, (count,)).fetchall()
         return [row for path in sorted(below(directory, name) for directory, name in found) if (row := self.row(path))]
 
     def is_in_doubt(self, path: bytes) -> bool:

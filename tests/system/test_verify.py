@@ -125,8 +125,8 @@ def test_a_sync_that_runs_goes_first(home: OnDisk) -> None:
 
 FLIP = """
 import os, pathlib, sys
-for file in sorted(pathlib.Path(sys.argv[1]).rglob("*")):
-    if file.is_file() and not file.is_symlink() and not file.name.startswith("gocryptfs.") and 0 < file.stat().st_size < 5000:
+for file in sorted(pathlib.Path(sys.argv[1]).glob("*/*")):
+    if file.is_file() and not file.is_symlink() and not file.name.startswith("gocryptfs.") and 0 < file.stat().st_size < 200:
         status, content = file.stat(), file.read_bytes()
         file.write_bytes(bytes((content[0] ^ 1,)) + content[1:])
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -156,3 +156,15 @@ def test_over_ssh_everything_is_compared_too(vault: MakeVault, remote: Remote, k
     assert ended.status == 0, ended.told
     clean(made, "--level", "data")
     assert differences(census(snapshot), made.restored(tmp_path / "back", target="vps")) == []
+
+
+def test_a_restore_for_proof(home: OnDisk, user: pwd.struct_passwd) -> None:
+    vault = home.vault
+    vault.synced()
+    ended = offsitectl("restore-test", vault.name, "--json")
+    assert (ended.status, ended.json["entries"]) == (0, 3), ended.told
+    assert get(target_path(vault.name, "disk"), TARGET, "Proven") == ended.json["ended"]
+    assert "last proven restorable " in offsitectl("status", vault.name).stdout
+    must("systemctl", "start", f"offsited-restore-test@{vault.name}.service")
+    assert offsitectl("restore-test", vault.name, user=user.pw_name).status == 9
+    assert not (vault.directory / "state/targets/disk/restore-test").exists()

@@ -30,6 +30,7 @@ from offsited.worker import job
 from offsited.worker.confirmed import Confirmed
 from offsited.worker.ledger import LEDGER_FILE, Ledger
 from offsited.worker.restore import restore
+from offsited.worker.restore_test import restore_test
 from offsited.worker.sync import sync
 from offsited.worker.verify import verify
 
@@ -38,7 +39,7 @@ from .trees import tree
 PR_SET_CHILD_SUBREAPER = 36
 libc = ctypes.CDLL(None)
 PASSPHRASE = b"correct horse"
-BODIES = {Kind.SYNC: sync, Kind.RESTORE: restore, Kind.VERIFY: verify}
+BODIES = {Kind.SYNC: sync, Kind.RESTORE: restore, Kind.VERIFY: verify, Kind.RESTORE_TEST: restore_test}
 
 
 def memfd(content: bytes) -> int:
@@ -132,6 +133,9 @@ class Machine:
             found = [Difference.decode(line) for line in file]
         assert record.counts.differences == len(found)
         return record, found
+
+    def restore_test(self) -> JobRecord:
+        return self._run(Kind.RESTORE_TEST, Options())
 
     @property
     def known(self) -> Confirmed:
