@@ -143,9 +143,9 @@ def test_over_ssh_everything_is_compared_too(vault: MakeVault, remote: Remote, k
     clean(made, "--level", "metadata")
     clean(made, "--level", "data")
     current = f"{remote.directory}/current"
-    directories = at_remote(f"find {current} -mindepth 2 -type d ! -path '*[0-9]*' | head -3; find {current} -type d | tail -1").split()
+    directories = at_remote(f"find {current} -mindepth 3 -maxdepth 3 -type d | sort").split()
     at_remote(f"python3 - {current}", FLIP)
-    at_remote(f"chown -h 4321 {directories[-1]}; rm {directories[0]}/gocryptfs.diriv; ln -s nowhere {current}/stray")
+    at_remote(f"chown -h 4321 {directories[1]}; rm {directories[0]}/gocryptfs.diriv; ln -s nowhere {current}/stray")
     links = at_remote(f"find {current} -type l ! -name stray | head -1").strip()
     at_remote(f"touch -h -d '2001-01-01 00:00:00.5' {links}")
     ended, found = verify(made, "--level", "data")
