@@ -92,9 +92,18 @@ def prove_command(tool: str, key_file: Path) -> list[str]:
     return [tool, "-dumpmasterkey", str(key_file)]
 
 
-def init_command(tool: str, plain: Path) -> list[str]:
-    """The command that makes a key file in `plain` for reverse mode, with the passphrase on standard input."""
-    return [tool, "-init", "-reverse", "-q", "-passfile=/dev/stdin", "--", str(plain)]
+def init_command(tool: str, plain: Path, *, weak: bool = False) -> list[str]:
+    """The command that makes a key file in `plain` for reverse mode, with the passphrase on standard input.
+
+    `weak`: one that takes no time to open, for a passphrase that cannot be guessed anyhow.
+    """
+    cost = ["-scryptn=10"] if weak else []
+    return [tool, "-init", "-reverse", "-q", *cost, "-passfile=/dev/stdin", "--", str(plain)]
+
+
+def rekey_command(tool: str, plain: Path) -> list[str]:
+    """The command that puts a master key into the key file in `plain`; it and the passphrase to be are lines on standard input."""
+    return [tool, "-passwd", "-reverse", "-q", "-scryptn=10", "-masterkey=stdin", "--", str(plain)]
 
 
 def exclude_lines(patterns: tuple[str, ...]) -> bytes:

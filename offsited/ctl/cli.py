@@ -134,6 +134,34 @@ def init(
 
 
 @cli.command()
+@vault_argument
+@click.option("--target", "spec", required=True, metavar="NAME=SPEC", help="As for init: what the target is called here, and where it is.")
+@click.option("--source", required=True, metavar="KIND:PATH", help="As for init: where the newest snapshot will be found.")
+@click.option("--root", default="", metavar="DIR", help="The directory that the snapshot must lie below.")
+@passphrase_option
+@click.option("--identity", metavar="FILE", default="", help="With ssh:...: a key that the remote knows; else one is made.")
+@click.option("--fake-super", is_flag=True, help="With ssh:...: the account there is not root's and keeps owners by fake-super.")
+@json_option
+@click.pass_obj
+def attach(
+    out: Output, vault: str, *, spec: str, source: str, root: str, passphrase_file: str | None, identity: str, fake_super: bool
+) -> int:
+    """Rebuild a vault from a target, on a new machine. Root only."""
+    from offsited.ctl import attach as attaching
+    from offsited.ctl.bare import BareWish
+    from offsited.ctl.init import Places
+    from offsited.ctl.vaultfile import parse_source, parse_target
+    from offsited.store import Store
+
+    try:
+        target = parse_target(spec, vault)
+        wish = BareWish(spec, identity, fake_super, passphrase_file)
+        return attaching.attach(out, attaching.AttachWish(vault, parse_source(source, root), target, wish), Places(Store()))
+    except OffsitedError as error:
+        raise VaultError(vault, error) from error
+
+
+@cli.command()
 @click.argument("vaults", metavar="[NAME]...", nargs=-1, callback=complete.checked_name, shell_complete=complete.vaults)
 @passphrase_option
 @json_option
@@ -243,17 +271,39 @@ def list_command(out: Output) -> int:
 
 
 @cli.command()
-@vault_argument
-@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.argument("vault_and_paths", metavar="[NAME] [PATH]...", nargs=-1, shell_complete=complete.vaults)
 @click.option("--to", required=True, metavar="DIR", type=click.Path(), help="Write what is restored there; made if it does not exist.")
 @target_option("Restore from this target instead of the default one.")
 @click.option("--without-manifest", is_flag=True, help="Copy what is there, for when the manifest at the target is damaged.")
+@click.option(
+    "--from", "spec", metavar="SPEC", help="On a bare machine: from disk:UUID=U/DIR, disk:LABEL=L/DIR or ssh:USER@HOST[:PORT]/DIR."
+)
+@passphrase_option
+@click.option(
+    "--master-key", metavar="FILE", is_flag=False, flag_value="ask", help="With --from: the master key instead, of FILE, - or typed."
+)
+@click.option("--identity", metavar="FILE", default="", help="With --from ssh:...: the ssh key; without it root's own.")
+@click.option("--fake-super", is_flag=True, help="With --from ssh:...: the account there is not root's and kept owners by fake-super.")
 @json_option
-@click.pass_obj
-def restore(out: Output, vault: str, paths: tuple[str, ...], *, to: str, target: str, without_manifest: bool) -> int:
+@click.pass_context
+def restore(ctx: click.Context, /, vault_and_paths: tuple[str, ...], *, to: str, target: str, without_manifest: bool, **bare: Any) -> int:  # noqa: ANN401 - of click
     """Bring back PATHs of the snapshot that a target holds, or all of it."""
+    from offsited.ctl.bare import BareWish
     from offsited.ctl.restore import restore as bring_back
+    from offsited.ctl.restore import restore_from
 
+    out: Output = ctx.obj
+    if bare["spec"] is not None:
+        if target:
+            raise click.UsageError("--from goes without --target: it names the target itself.")
+        wish = BareWish(bare["spec"], bare["identity"], bare["fake_super"], bare["passphrase_file"], bare["master_key"])
+        return restore_from(out, wish, vault_and_paths, to=to, without_manifest=without_manifest)
+    if given := [name for name in ("passphrase_file", "master_key", "identity", "fake_super") if bare[name]]:
+        raise click.UsageError(f"--{given[0].replace('_', '-')} goes with --from.")
+    if not vault_and_paths:
+        raise click.UsageError("Which vault? offsitectl restore NAME, or --from SPEC where none is configured.")
+    vault, *paths = vault_and_paths
+    complete.checked_name(ctx, next(param for param in ctx.command.params if param.name == "vault_and_paths"), vault)
     with _about(vault) as client:
         return bring_back(out, client, vault, paths, to=to, target=target, without_manifest=without_manifest)
 
