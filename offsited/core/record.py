@@ -29,6 +29,8 @@ class Options(BaseModel):
 
     allow_older: bool = False
     reconcile: bool = False
+    adopt: bool = False
+    """Take a target that carries no owner marker, if its key file is the vault's."""
     dry_run: bool = False
     without_manifest: bool = False
     timed: bool = False

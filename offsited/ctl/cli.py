@@ -208,6 +208,25 @@ def sync(out: Output, vault: str, target: str, *, every: bool, no_block: bool, a
         return jobs.sync_all(out, client, vault, wish) if every else jobs.sync(out, client, vault, target, wish)
 
 
+@cli.group("target")
+@json_option
+def target_group() -> None:
+    """What is done with one target of a vault."""
+
+
+@target_group.command()
+@vault_argument
+@click.argument("target", metavar="T", callback=complete.checked_name, shell_complete=complete.targets)
+@json_option
+@click.pass_obj
+def adopt(out: Output, vault: str, target: str) -> int:
+    """Take over what lies at a target: a bare gocryptfs mirror, or a commit that this machine did not make."""
+    from offsited.ctl import jobs
+
+    with _about(vault) as client:
+        return jobs.sync(out, client, vault, target, jobs.SyncWish(reconcile=True, adopt=True))
+
+
 @cli.command()
 @vault_argument
 @json_option

@@ -33,6 +33,7 @@ class SyncWish:
 
     allow_older: bool = False
     reconcile: bool = False
+    adopt: bool = False
     timed: bool = False
     block: bool = True
 
@@ -40,7 +41,7 @@ class SyncWish:
 def sync(out: Output, client: Client, vault: str, target: str, wish: SyncWish) -> int:
     """Sync a vault to one target ("" = the default one); return the exit status."""
     client.subscribe()
-    options = {key: option("b", value=True) for key in ("allow_older", "reconcile", "timed") if getattr(wish, key)}
+    options = {key: option("b", value=True) for key in ("allow_older", "reconcile", "adopt", "timed") if getattr(wish, key)}
     with agent.on_terminal():
         reply = client.call(Request(vault_path(client, vault), names.VAULT, "Sync", "sa{sv}", (target, options), acts=True))
     job = int(objects.leaf(reply.body[0]))

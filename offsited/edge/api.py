@@ -122,7 +122,7 @@ class VaultExport(_Exported):
         return ()
 
     async def _sync(self, target: str, options: Mapping[str, object]) -> tuple[Any, ...]:
-        chosen = Options(**_flags(options, "allow_older", "reconcile", "timed"))
+        chosen = Options(**_flags(options, "allow_older", "reconcile", "adopt", "timed"))
         job = await self._engine.sync(self._vault.name, target, chosen)
         return (names.job_path(job.number),)
 

@@ -115,6 +115,9 @@ class _Sync:
     async def _look(self, confirmed: Confirmed, announced: Announced | None) -> Found:
         """One round trip: whose the target is, and what lies there of ours."""
         paths = {confirmed.sealed.commit_path, announced.commit_path if announced else ""} - {""}
+        if self.job.options.adopt:
+            key_file = self.job.files.key_file.read_bytes()
+            return await target.adopt(self.transfers, self.reached, self.job.files.identity(), sorted(paths), key_file)
         return await target.inspect(self.transfers, self.reached, self.job.files.identity(), sorted(paths))
 
     def _is_whole(self, confirmed: Confirmed, standing: Standing, found: Found) -> bool:
@@ -132,7 +135,7 @@ class _Sync:
             case Standing.LOST:
                 report.remark("the commit at the target was gone; everything was compared anew")
             case Standing.NOTHING:
-                return confirmed.intends_all
+                return confirmed.intends_all or self.job.options.adopt
             case Standing.CONFIRMED:
                 return self.job.options.reconcile or confirmed.intends_all or self._is_due(confirmed)
         return True
