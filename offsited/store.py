@@ -147,7 +147,8 @@ class VaultFiles:
         """Drop the oldest records beyond `limit`, except those in `keep`."""
         for job in self.job_ids()[limit:]:
             if job not in keep:
-                (self.jobs / f"{job}.json").unlink(missing_ok=True)
+                for suffix in (".json", ".differences", ".findings"):
+                    (self.jobs / f"{job}{suffix}").unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

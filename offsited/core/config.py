@@ -227,6 +227,8 @@ class Vault(_Table):
     source: Source
     limits: Limits = Limits()
     reconcile: Duration = "30d"
+    verify_days: Annotated[int, Field(ge=0, le=3650)] = 0
+    """Days within which timed verifications have read every byte that a target holds; 0 = they read metadata alone."""
     passphrase_command: tuple[str, ...] = Field(default=(), strict=False)
     target: tuple[Target, ...] = Field(strict=False)
 

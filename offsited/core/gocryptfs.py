@@ -4,6 +4,8 @@
 Sources: gocryptfs(1); upstream's exitcodes.go and doc/file-format.md; measured with 2.5.1.
 """
 
+import base64
+import hashlib
 import re
 from pathlib import Path
 from typing import Final
@@ -90,9 +92,18 @@ def prove_command(tool: str, key_file: Path) -> list[str]:
     return [tool, "-dumpmasterkey", str(key_file)]
 
 
-def init_command(tool: str, plain: Path) -> list[str]:
-    """The command that makes a key file in `plain` for reverse mode, with the passphrase on standard input."""
-    return [tool, "-init", "-reverse", "-q", "-passfile=/dev/stdin", "--", str(plain)]
+def init_command(tool: str, plain: Path, *, weak: bool = False) -> list[str]:
+    """The command that makes a key file in `plain` for reverse mode, with the passphrase on standard input.
+
+    `weak`: one that takes no time to open, for a passphrase that cannot be guessed anyhow.
+    """
+    cost = ["-scryptn=10"] if weak else []
+    return [tool, "-init", "-reverse", "-q", *cost, "-passfile=/dev/stdin", "--", str(plain)]
+
+
+def rekey_command(tool: str, plain: Path) -> list[str]:
+    """The command that puts a master key into the key file in `plain`; it and the passphrase to be are lines on standard input."""
+    return [tool, "-passwd", "-reverse", "-q", "-scryptn=10", "-masterkey=stdin", "--", str(plain)]
 
 
 def exclude_lines(patterns: tuple[str, ...]) -> bytes:
@@ -148,3 +159,17 @@ def companions(path: str) -> list[str]:
 
 
 _OWN_FILES: Final = (names.DIRIV_FILE.encode(), names.TARGET_KEY_FILE.encode())
+
+
+def expected_iv(path: str) -> bytes:
+    """Given the encrypted path of a directory ("" = the top), return its IV as reverse mode makes it (upstream's internal/pathiv)."""
+    return hashlib.sha256(path.encode("utf-8", "surrogateescape") + b"\0DIRIV").digest()[:16]
+
+
+def is_companion_right(path: str, content: bytes) -> bool:
+    """Whether a companion (a directory's IV, the real name of a long one) has the content that its encrypted path asks for."""
+    directory, _, name = path.rpartition("/")
+    if name == names.DIRIV_FILE:
+        return content == expected_iv(directory)
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+    return name == f"{_LONG_PREFIX}{digest}.name"

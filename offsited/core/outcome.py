@@ -76,6 +76,9 @@ class Reason(StrEnum):
     DESTINATION_OCCUPIED = "destination-occupied"
     MANIFEST_DAMAGED = "manifest-damaged"
     RESTORED_DIFFERENT = "restored-different"
+    VERIFIED_DIFFERENT = "verified-different"
+    TARGET_IN_DOUBT = "target-in-doubt"
+    SCRATCH_FULL = "scratch-full"
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,9 @@ ADVICE: dict[Reason, Advice] = {
     Reason.DESTINATION_OCCUPIED: Advice(_F, "the destination already has an entry of that name; nothing was overwritten", "Choose an empty directory"),
     Reason.MANIFEST_DAMAGED: Advice(_F, "the manifest at the target cannot be read", "Restore what is there without it: offsitectl restore {vault} --target {target} --to DIR --without-manifest"),
     Reason.RESTORED_DIFFERENT: Advice(Exit.DIFFERENT, "everything that could be was restored, and something is not as the manifest says", "Look at the list; other targets may hold it as it was"),
+    Reason.VERIFIED_DIFFERENT: Advice(Exit.DIFFERENT, "the target is not as the manifest says", "Send again what differs: offsitectl verify {vault} --target {target} --repair"),
+    Reason.TARGET_IN_DOUBT: Advice(_F, "an interrupted sync left the target between two snapshots; what it was about to change was not verified", "Sync first: offsitectl sync {vault} --target {target}"),
+    Reason.SCRATCH_FULL: Advice(_F, "there is no room below /var/lib/offsited for what must be fetched to be verified", "Make room there, then run it again"),
 }  # fmt: skip
 
 

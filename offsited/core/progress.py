@@ -23,6 +23,9 @@ class Phase(StrEnum):
     COMMITTING = "committing"
     FETCHING = "fetching"
     WRITING = "writing"
+    LISTING = "listing"
+    READING = "reading"
+    WAITING = "waiting"
 
 
 @dataclass(frozen=True)

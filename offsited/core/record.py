@@ -18,6 +18,8 @@ class Kind(StrEnum):
 
     SYNC = "sync"
     RESTORE = "restore"
+    VERIFY = "verify"
+    RESTORE_TEST = "restore-test"
 
 
 class Options(BaseModel):
@@ -27,11 +29,18 @@ class Options(BaseModel):
 
     allow_older: bool = False
     reconcile: bool = False
+    adopt: bool = False
+    """Take a target that carries no owner marker, if its key file is the vault's."""
     dry_run: bool = False
     without_manifest: bool = False
     timed: bool = False
     approved: str = ""
     """Id of the held set that a person has released."""
+    level: str = ""
+    """Of a verification: a word of `core.verification.Level`; "" = the vault's own choice."""
+    sample: int = 0
+    """Of a verification of data: so many files by chance, 0 = all."""
+    repair: bool = False
 
 
 class Counts(BaseModel):
@@ -46,6 +55,8 @@ class Counts(BaseModel):
     wire_bytes: int = 0
     """Bytes that rsync wrote to and read from the other side, in both directions."""
     deleted_entries: int = 0
+    differences: int = 0
+    """Entries that a verification or a restore found to be otherwise than the manifest says."""
 
 
 class Plan(BaseModel):

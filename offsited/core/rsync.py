@@ -77,6 +77,15 @@ def list_all(tool: str, place: Place) -> list[str]:
     return [tool, "-r", "--list-only", *place.options, place.current]
 
 
+def list_details(tool: str, place: Place, nothing: Path) -> list[str]:
+    """List every entry of the mirror with type, length, owner, mode and time (UTC), as `rsync_output.parse_detailed` reads it.
+
+    It is a dry run into an empty directory: `--list-only` tells no owner.
+    """
+    shown = ("-rlptgoDn", "--numeric-ids", "--no-human-readable", "--out-format=%i %l %U %G %B %M %n")
+    return ["/usr/bin/env", "TZ=UTC0", tool, *shown, *place.options, place.current, f"{nothing}/"]
+
+
 def delete_listed(tool: str, view: Path, place: Place, paths: Path) -> list[str]:
     """Delete the listed paths, each with all below it, unless the view has them. Gives their parents the view's times again."""
     return [tool, *_LISTED, f"--files-from={paths}", "--delete-missing-args", "--force", *_writing(view, place)]
@@ -112,9 +121,24 @@ def list_top(tool: str, place: Place) -> list[str]:
     return [tool, "--list-only", *place.options, f"{place.location}/"]
 
 
-def fetch_listed(tool: str, place: Place, paths: Path, into: str) -> list[str]:
-    """Fetch the listed files, relative to the target's directory, those that are there: their content, in directories as they come."""
-    return [tool, "-d", "--from0", f"--files-from={paths}", "--ignore-missing-args", *_OUTPUT, *place.options, f"{place.location}/", into]
+def fetch_listed(tool: str, place: Place, paths: Path, into: str, *, exact: bool = False) -> list[str]:
+    """Fetch the listed files, relative to the target's directory, those that are there: their content, in directories as they come.
+
+    `exact`: with their attributes, and symbolic links and nodes too.
+    """
+    kept = ("-lptgoD", "--numeric-ids") if exact else ()
+    return [
+        tool,
+        "-d",
+        *kept,
+        "--from0",
+        f"--files-from={paths}",
+        "--ignore-missing-args",
+        *_OUTPUT,
+        *place.options,
+        f"{place.location}/",
+        into,
+    ]
 
 
 def fetch(tool: str, place: Place, paths: Path, into: str) -> list[str]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What rsync prints, as values: progress, items, statistics, obstacles. It is run with LC_ALL=C and core.rsync's formats."""
 
+import calendar
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -40,21 +41,11 @@ class Item:
         return self.change[0] in "<>" and self.change[1] == "f"
 
 
-@dataclass(frozen=True)
-class Listed:
-    """One line of `--list-only`."""
-
-    kind: str
-    """As ls(1) shows it: `-` is a regular file."""
-    size: int
-    stamp: str
-    """mtime in local time, to the second, as in 2026/11/24 03:00:00."""
-    path: bytes
-
-
-_LISTED: Final = re.compile(rb"(?P<kind>[-dlpscb?])\S+ +(?P<size>[\d,.]+) (?P<stamp>\S+ \S+) (?P<path>.+)")
+_LISTED: Final = re.compile(rb"[-dlpscb?]\S+ +[\d,.]+ \S+ \S+ (?P<path>.+)")
 _RUNNING: Final = re.compile(rb" *(\d+) +\d+% .*?(?:\(xfr#\d+, (?:to|ir)-chk=(\d+)/(\d+)\))?\s*")
 _ITEM: Final = re.compile(rb"([<>ch.][fdLDS][a-zA-Z+.? ]{9}|\*deleting  ) (\d+) (.+)")
+_DETAILED: Final = re.compile(rb"[<>ch.]([fdLDS])\S{9} (\d+) (\d+) (\d+) ([-rwxsStT]{9}) (-?\d+)/(\d\d)/(\d\d)-(\d\d):(\d\d):(\d\d) (.+)")
+_KINDS: Final = {b"f": "f", b"d": "d", b"L": "l", b"D": "c", b"S": "p"}
 _ESCAPE: Final = re.compile(rb"\\#([0-3][0-7]{2})")
 _OBSTACLE: Final = re.compile(r"could not make way for (?:new )?[a-z ]+: (.+)")
 _STATISTIC: Final = re.compile(r"(Total bytes sent|Total bytes received): (\d+)")
@@ -77,17 +68,47 @@ def parse_wire_bytes(line: bytes) -> int:
 
 def parse_listing(lines: Iterable[bytes]) -> list[bytes]:
     """Given lines of `--list-only`, return the names in them without "."."""
-    return [listed.path for line in lines if (listed := parse_listed(line)) and listed.path != b"."]
+    return [path for line in lines if (path := parse_listed(line)) and path != b"."]
 
 
-def parse_listed(line: bytes) -> Listed | None:
-    """Given a line of `--list-only`, return what it says, or None."""
+def parse_listed(line: bytes) -> bytes | None:
+    """Given a line of `--list-only`, return the path in it, or None."""
     match = _LISTED.fullmatch(line)
     if match is None:
         return None
-    path = match["path"].partition(b" -> ")[0] if line.startswith(b"l") else match["path"]
-    size = int(re.sub(rb"[,.]", b"", match["size"]))
-    return Listed(match["kind"].decode(), size, match["stamp"].decode("ascii", "replace"), _unescaped(path))
+    return _unescaped(match["path"].partition(b" -> ")[0] if line.startswith(b"l") else match["path"])
+
+
+@dataclass(frozen=True)
+class Detailed:
+    """One line of `rsync.list_details`."""
+
+    kind: str
+    """f, d, l; c for a device of either kind, p for a pipe or a socket."""
+    length: int
+    uid: int
+    gid: int
+    mode: int
+    mtime: int
+    """Whole seconds since the epoch."""
+    path: bytes
+
+
+def parse_detailed(line: bytes) -> Detailed | None:
+    """Given a line of `rsync.list_details`, return the entry, or None if it tells of none."""
+    match = _DETAILED.fullmatch(line)
+    if match is None:
+        return None
+    kind, length, uid, gid, letters, *when, path = match.groups()
+    seconds = calendar.timegm(tuple(map(int, when)))
+    path = _unescaped(path.rstrip(b"/") or path)
+    return Detailed(_KINDS[kind], int(length), int(uid), int(gid), _mode(letters.decode()), seconds, path)
+
+
+def _mode(letters: str) -> int:
+    """Given nine letters as ls(1) writes them, return the bits."""
+    bits = sum(1 << (8 - index) for index, letter in enumerate(letters) if letter not in "-ST")
+    return bits | sum(bit for index, bit in ((2, 0o4000), (5, 0o2000), (8, 0o1000)) if letters[index] in "sStT")
 
 
 def obstacles(complaints: str) -> tuple[list[bytes], bool]:

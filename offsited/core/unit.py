@@ -160,8 +160,10 @@ def _journal_fields(record: JobRecord) -> list[bytes]:
 
 def _capabilities(kind: Kind, target: DiskTarget | SshTarget) -> tuple[str, ...]:
     """What the worker needs at most; rsync and ssh get less (core.rsync)."""
-    if kind is Kind.RESTORE:
+    if kind in {Kind.RESTORE, Kind.RESTORE_TEST}:
         return _MOUNTING + _WRITING_FILES + _RESTORING
+    if kind is Kind.VERIFY:  # what a host's mirror has is fetched as it is, owners and nodes too
+        return _MOUNTING + (() if isinstance(target, DiskTarget) else _WRITING_FILES)
     return _MOUNTING + (_WRITING_FILES if isinstance(target, DiskTarget) else ())
 
 
@@ -169,7 +171,7 @@ def _devices(kind: Kind, target: DiskTarget | SshTarget) -> list[tuple[str, str]
     devices = [("/dev/fuse", "rw")]
     if isinstance(target, DiskTarget):
         devices.append((target.device, "rw"))
-    if isinstance(target, DiskTarget) or kind is Kind.RESTORE:
+    if isinstance(target, DiskTarget) or kind is not Kind.SYNC:
         devices += [("block-*", "m"), ("char-*", "m")]
     return devices
 

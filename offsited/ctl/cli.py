@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from offsited import __version__
+from offsited.core.verification import Level
 from offsited.ctl import complete
 from offsited.ctl.output import INTERRUPTED, PROGRAM, Output
 from offsited.errors import Exit, OffsitedError
@@ -93,7 +94,7 @@ def cli() -> None:
     """Encrypted off-site copies of this machine's snapshots.
 
     Manual: man offsitectl. Exit statuses: 0 done, 1 failed, 2 usage, 3 locked, 4 held, 5 target absent, 6 busy, 7 configuration
-    invalid, 9 not authorised.
+    invalid, 8 verification found differences, 9 not authorised.
     """
 
 
@@ -128,6 +129,34 @@ def init(
             vault, parse_source(source, root), tuple(parse_target(text, vault) for text in targets), passphrase_file, import_from
         )
         return making.init(out, wish, making.Places(Store()))
+    except OffsitedError as error:
+        raise VaultError(vault, error) from error
+
+
+@cli.command()
+@vault_argument
+@click.option("--target", "spec", required=True, metavar="NAME=SPEC", help="As for init: what the target is called here, and where it is.")
+@click.option("--source", required=True, metavar="KIND:PATH", help="As for init: where the newest snapshot will be found.")
+@click.option("--root", default="", metavar="DIR", help="The directory that the snapshot must lie below.")
+@passphrase_option
+@click.option("--identity", metavar="FILE", default="", help="With ssh:...: a key that the remote knows; else one is made.")
+@click.option("--fake-super", is_flag=True, help="With ssh:...: the account there is not root's and keeps owners by fake-super.")
+@json_option
+@click.pass_obj
+def attach(
+    out: Output, vault: str, *, spec: str, source: str, root: str, passphrase_file: str | None, identity: str, fake_super: bool
+) -> int:
+    """Rebuild a vault from a target, on a new machine. Root only."""
+    from offsited.ctl import attach as attaching
+    from offsited.ctl.bare import BareWish
+    from offsited.ctl.init import Places
+    from offsited.ctl.vaultfile import parse_source, parse_target
+    from offsited.store import Store
+
+    try:
+        target = parse_target(spec, vault)
+        wish = BareWish(spec, identity, fake_super, passphrase_file)
+        return attaching.attach(out, attaching.AttachWish(vault, parse_source(source, root), target, wish), Places(Store()))
     except OffsitedError as error:
         raise VaultError(vault, error) from error
 
@@ -191,6 +220,25 @@ def sync(
     wish = jobs.SyncWish(allow_older=allow_older, reconcile=reconcile, timed=timed, dry_run=dry_run, block=not no_block)
     with _about(vault) as client:
         return jobs.sync_all(out, client, vault, wish) if every else jobs.sync(out, client, vault, target, wish)
+
+
+@cli.group("target")
+@json_option
+def target_group() -> None:
+    """What is done with one target of a vault."""
+
+
+@target_group.command()
+@vault_argument
+@click.argument("target", metavar="T", callback=complete.checked_name, shell_complete=complete.targets)
+@json_option
+@click.pass_obj
+def adopt(out: Output, vault: str, target: str) -> int:
+    """Take over what lies at a target: a bare gocryptfs mirror, or a commit that this machine did not make."""
+    from offsited.ctl import jobs
+
+    with _about(vault) as client:
+        return jobs.sync(out, client, vault, target, jobs.SyncWish(reconcile=True, adopt=True))
 
 
 @cli.command()
@@ -283,19 +331,76 @@ def list_command(out: Output) -> int:
 
 
 @cli.command()
-@vault_argument
-@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.argument("vault_and_paths", metavar="[NAME] [PATH]...", nargs=-1, shell_complete=complete.vaults)
 @click.option("--to", required=True, metavar="DIR", type=click.Path(), help="Write what is restored there; made if it does not exist.")
 @target_option("Restore from this target instead of the default one.")
 @click.option("--without-manifest", is_flag=True, help="Copy what is there, for when the manifest at the target is damaged.")
+@click.option(
+    "--from", "spec", metavar="SPEC", help="On a bare machine: from disk:UUID=U/DIR, disk:LABEL=L/DIR or ssh:USER@HOST[:PORT]/DIR."
+)
+@passphrase_option
+@click.option(
+    "--master-key", metavar="FILE", is_flag=False, flag_value="ask", help="With --from: the master key instead, of FILE, - or typed."
+)
+@click.option("--identity", metavar="FILE", default="", help="With --from ssh:...: the ssh key; without it root's own.")
+@click.option("--fake-super", is_flag=True, help="With --from ssh:...: the account there is not root's and kept owners by fake-super.")
 @json_option
-@click.pass_obj
-def restore(out: Output, vault: str, paths: tuple[str, ...], *, to: str, target: str, without_manifest: bool) -> int:
+@click.pass_context
+def restore(ctx: click.Context, /, vault_and_paths: tuple[str, ...], *, to: str, target: str, without_manifest: bool, **bare: Any) -> int:  # noqa: ANN401 - of click
     """Bring back PATHs of the snapshot that a target holds, or all of it."""
+    from offsited.ctl.bare import BareWish
     from offsited.ctl.restore import restore as bring_back
+    from offsited.ctl.restore import restore_from
 
+    out: Output = ctx.obj
+    if bare["spec"] is not None:
+        if target:
+            raise click.UsageError("--from goes without --target: it names the target itself.")
+        wish = BareWish(bare["spec"], bare["identity"], bare["fake_super"], bare["passphrase_file"], bare["master_key"])
+        return restore_from(out, wish, vault_and_paths, to=to, without_manifest=without_manifest)
+    if given := [name for name in ("passphrase_file", "master_key", "identity", "fake_super") if bare[name]]:
+        raise click.UsageError(f"--{given[0].replace('_', '-')} goes with --from.")
+    if not vault_and_paths:
+        raise click.UsageError("Which vault? offsitectl restore NAME, or --from SPEC where none is configured.")
+    vault, *paths = vault_and_paths
+    complete.checked_name(ctx, next(param for param in ctx.command.params if param.name == "vault_and_paths"), vault)
     with _about(vault) as client:
         return bring_back(out, client, vault, paths, to=to, target=target, without_manifest=without_manifest)
+
+
+@cli.command()
+@vault_argument
+@target_option("Verify this target instead of the default one.")
+@click.option("--level", type=click.Choice([level.value for level in Level]), default=None, help="How deep to look; data reads every byte.")
+@click.option("--sample", metavar="N", type=click.IntRange(1, 2**32 - 1), default=None, help="Of the data, N files by chance.")
+@click.option("--repair", is_flag=True, help="Sync afterwards, and send again what was found.")
+@click.option("--timed", is_flag=True, help="Asked for by a timer: print the final line alone, and read what verify_days makes due.")
+@json_option
+@click.pass_obj
+def verify(out: Output, vault: str, *, target: str, level: str | None, sample: int | None, repair: bool, timed: bool) -> int:
+    """Compare what a target holds with its manifest, and name what differs."""
+    from offsited.ctl import verify as verifying
+
+    if sample is not None and level not in {None, Level.DATA}:
+        raise click.UsageError("--sample goes with --level data.")
+    chosen = level or (Level.DATA.value if sample else "" if timed else Level.METADATA.value)
+    wish = verifying.VerifyWish(chosen, sample or 0, repair=repair, timed=timed)
+    with _about(vault) as client:
+        return verifying.verify(out, client, vault, target, wish)
+
+
+@cli.command("restore-test")
+@vault_argument
+@target_option("Test this target instead of the default one.")
+@click.option("--timed", is_flag=True, help="Asked for by a timer: print the final line alone.")
+@json_option
+@click.pass_obj
+def restore_test(out: Output, vault: str, *, target: str, timed: bool) -> int:
+    """Restore a part of what a target holds, and compare it, for proof."""
+    from offsited.ctl import verify as verifying
+
+    with _about(vault) as client:
+        return verifying.restore_test(out, client, vault, target, timed=timed)
 
 
 @cli.command("check-config")

@@ -93,8 +93,8 @@ def check(wish: Wish, places: Places) -> Plan:
         vault = parse_vault(wish.vault, text)
     except ConfigInvalid as error:
         raise InvalidArgs(error.message, hint="See: man offsitectl") from None
-    _check_free(wish.vault, places)
-    _check_source(vault)
+    check_free(wish.vault, places)
+    check_source(vault)
     tools = places.store.read_settings().tools
     keyfile.check_version(tools)
     imported = _key_file_in(wish.import_from) if wish.import_from else None
@@ -104,21 +104,21 @@ def check(wish: Wish, places: Places) -> Plan:
 def make(client: Client, plan: Plan, places: Places, secret: Passphrase) -> str:
     """Make everything, unlock the vault, return the master key. If anything fails, take back what was made and raise."""
     with contextlib.ExitStack() as undo:
-        undo.callback(_reload_quietly, client)
+        undo.callback(reload_quietly, client)
         undo.callback(shutil.rmtree, plan.files.directory, ignore_errors=True)
         key = _make_key(plan, secret)
         if plan.needs_ssh_key:
-            _make_ssh_key(places.identity(plan.vault.name), plan.vault.name, undo)
-        _make_vault_file(places.store.vault_file(plan.vault.name), plan.text, undo)
+            make_ssh_key(places.identity(plan.vault.name), plan.vault.name, undo)
+        make_vault_file(places.store.vault_file(plan.vault.name), plan.text, undo)
         if plan.vault.source.kind == "lastdst":
-            _make_drop_in(places.drop_in(plan.vault.name), plan.vault, undo)
-        _reload(client)
+            make_drop_in(places.drop_in(plan.vault.name), plan.vault, undo)
+        reload(client)
         hand_over(client, plan.vault.name, secret)
         undo.pop_all()
     return key
 
 
-def _check_free(vault: str, places: Places) -> None:
+def check_free(vault: str, places: Places) -> None:
     taken = [path for path in (places.store.vault_file(vault), places.store.vault_files(vault).directory) if path.exists()]
     if taken:
         raise InvalidArgs(
@@ -127,7 +127,7 @@ def _check_free(vault: str, places: Places) -> None:
         )
 
 
-def _check_source(vault: Vault) -> None:
+def check_source(vault: Vault) -> None:
     errors = [finding.message for finding in sources.examine(vault.source, "") if finding.severity is sources.Severity.ERROR]
     if errors:
         raise InvalidArgs("\n".join(errors), hint="Check --source and --root")
@@ -174,7 +174,7 @@ def _make_key(plan: Plan, secret: Passphrase) -> str:
     return keyfile.master_key(plan.tools, plan.files.key_file, secret)
 
 
-def _make_ssh_key(path: Path, vault: str, undo: contextlib.ExitStack) -> None:
+def make_ssh_key(path: Path, vault: str, undo: contextlib.ExitStack) -> None:
     """A key that is there already is kept: a remote may know it."""
     if path.exists():
         return
@@ -184,13 +184,13 @@ def _make_ssh_key(path: Path, vault: str, undo: contextlib.ExitStack) -> None:
     keyfile.create_ssh_key(path, f"offsited {vault}@{socket.gethostname()}")
 
 
-def _make_vault_file(path: Path, text: str, undo: contextlib.ExitStack) -> None:
+def make_vault_file(path: Path, text: str, undo: contextlib.ExitStack) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     undo.callback(path.unlink, missing_ok=True)
     write_whole(path, text.encode())
 
 
-def _make_drop_in(path: Path, vault: Vault, undo: contextlib.ExitStack) -> None:
+def make_drop_in(path: Path, vault: Vault, undo: contextlib.ExitStack) -> None:
     """systemd.path(5); a percent sign is a specifier's in unit files."""
     if not path.parent.exists():
         path.parent.mkdir(parents=True)
@@ -205,15 +205,15 @@ def _make_drop_in(path: Path, vault: Vault, undo: contextlib.ExitStack) -> None:
     )
 
 
-def _reload(client: Client) -> None:
+def reload(client: Client) -> None:
     """systemd learns of the drop-in, the daemon of the vault. Raise what either answers."""
     client.call(Request("/org/freedesktop/systemd1", f"{_SYSTEMD}.Manager", "Reload", destination=_SYSTEMD, acts=True))
     client.call(Request(names.ROOT_PATH, names.MANAGER, "Reload", "a{sv}", ({},), acts=True))
 
 
-def _reload_quietly(client: Client) -> None:
+def reload_quietly(client: Client) -> None:
     with contextlib.suppress(OffsitedError):
-        _reload(client)
+        reload(client)
 
 
 def _remove_if_empty(directory: Path) -> None:

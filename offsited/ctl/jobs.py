@@ -34,6 +34,7 @@ class SyncWish:
 
     allow_older: bool = False
     reconcile: bool = False
+    adopt: bool = False
     timed: bool = False
     dry_run: bool = False
     block: bool = True
@@ -42,7 +43,7 @@ class SyncWish:
 def sync(out: Output, client: Client, vault: str, target: str, wish: SyncWish) -> int:
     """Sync a vault to one target ("" = the default one); return the exit status."""
     client.subscribe()
-    options = {key: option("b", value=True) for key in ("allow_older", "reconcile", "timed", "dry_run") if getattr(wish, key)}
+    options = {key: option("b", value=True) for key in ("allow_older", "reconcile", "adopt", "timed", "dry_run") if getattr(wish, key)}
     with agent.on_terminal():
         reply = client.call(Request(vault_path(client, vault), names.VAULT, "Sync", "sa{sv}", (target, options), acts=True))
     job = int(objects.leaf(reply.body[0]))
@@ -115,6 +116,8 @@ def summary(end: JobEnd) -> str:
         else words.number(end.entries, "entry")
     ]
     figures.append(words.size(end.sent_bytes if end.kind == "sync" else end.bytes))
+    if end.differences:
+        figures.append(words.number(end.differences, "difference"))
     if end.deleted_entries:
         figures.append(f"{words.number(end.deleted_entries)} deleted")
     if end.wire_bytes:
@@ -126,7 +129,7 @@ def summary(end: JobEnd) -> str:
 
 
 def _course(end: JobEnd) -> str:
-    return f"{end.kind} {'from' if end.kind == 'restore' else 'to'} {words.printable(end.target)}"
+    return f"{end.kind} {words.PREPOSITIONS.get(end.kind, 'of')} {words.printable(end.target)}"
 
 
 def _tell(out: Output, end: JobEnd, detail: str) -> int:

@@ -26,6 +26,9 @@ _PHASES: Final[dict[str, str]] = {
     Phase.COMMITTING: "committing",
     Phase.FETCHING: "fetching",
     Phase.WRITING: "writing",
+    Phase.LISTING: "listing the target",
+    Phase.READING: "reading the target",
+    Phase.WAITING: "waiting for a sync",
 }
 
 

@@ -112,6 +112,7 @@ class JobEnd:
     held_deleted_bytes: int = 0
     held_changed_entries: int = 0
     held_changed_bytes: int = 0
+    differences: int = 0
 
     @classmethod
     def of(cls, job: int, outcome: Properties) -> Self:
@@ -143,6 +144,8 @@ class Target:
     commit_job: int = 0
     snapshot_dated: int = 0
     confirmed: int = 0
+    verified: int = 0
+    proven: int = 0
     last_outcome: str = ""
     last_reason: str = ""
     held: Held = Held()
@@ -164,6 +167,8 @@ class Target:
             commit_job=int(properties.get("CommitJob", 0)),
             snapshot_dated=int(properties.get("SnapshotDated", 0)),
             confirmed=int(properties.get("Confirmed", 0)),
+            verified=int(properties.get("Verified", 0)),
+            proven=int(properties.get("Proven", 0)),
             last_outcome=str(properties.get("LastOutcome", "")),
             last_reason=str(properties.get("LastReason", "")),
         )

@@ -81,10 +81,18 @@ def _target(target: Target, width: int, now: int, zone: tzinfo | None) -> Iterat
     name = words.printable(target.name).ljust(width)
     state = f", {words.printable(target.state)}" if target.state not in {"", "unknown"} else ""
     yield f"  target    {name}  {words.printable(target.kind)}{state}{', default' if target.default else ''}: {_holding(target, now, zone)}"
+    if checked := _checked(target, now, zone):
+        yield f"            {' ' * width}  {checked}"
     if target.last_outcome:
         yield f"            {' ' * width}  last sync {outcome(target.last_outcome, target.last_reason)}"
     if target.held.plan:
         yield f"            {' ' * width}  held      {held_in_words(target.held)}, as plan {words.printable(target.held.plan)}"
+
+
+def _checked(target: Target, now: int, zone: tzinfo | None) -> str:
+    """When it was last found to be as it should be, and to be restorable; "" = never."""
+    told = {"verified": target.verified, "last proven restorable": target.proven}
+    return ", ".join(f"{what} {words.moment(then, zone)} ({words.ago(then, now)})" for what, then in told.items() if then)
 
 
 def _holding(target: Target, now: int, zone: tzinfo | None) -> str:
@@ -111,7 +119,7 @@ def _last(end: JobEnd, now: int, zone: tzinfo | None) -> str:
 
 
 def _course(job: Job | JobEnd) -> str:
-    return f"job {job.job}: {words.printable(job.kind)} {'from' if job.kind == 'restore' else 'to'} {words.printable(job.target)}"
+    return f"job {job.job}: {words.printable(job.kind)} {words.PREPOSITIONS.get(job.kind, 'of')} {words.printable(job.target)}"
 
 
 def _next(situation: Situation, now: int, zone: tzinfo | None) -> str:

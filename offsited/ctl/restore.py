@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from offsited import names
-from offsited.ctl import agent, objects
+from offsited.ctl import agent, bare, objects
+from offsited.ctl.bare import BareWish
 from offsited.ctl.client import Client, Request, option
 from offsited.ctl.jobs import see_through, vault_path
 from offsited.ctl.output import Output
@@ -24,6 +25,13 @@ def restore(out: Output, client: Client, vault: str, paths: Sequence[str], *, to
         request = Request(path, names.VAULT, "Restore", "shha{sv}", (target, 0, 1, options), fds=(destination, listed), acts=True)
         reply = client.call(request)
     return see_through(out, client, vault, int(objects.leaf(reply.body[0])), quiet=False)
+
+
+def restore_from(out: Output, wish: BareWish, paths: Sequence[str], *, to: str, without_manifest: bool) -> int:
+    """The same on a machine that knows nothing, out of what lies at a target."""
+    wanted = path_list(paths)
+    with _directory(Path(to)) as destination:
+        return bare.restore_from(out, wish, wanted, destination, without_manifest=without_manifest)
 
 
 def path_list(paths: Sequence[str]) -> bytes:

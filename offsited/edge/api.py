@@ -9,6 +9,7 @@ from offsited import __version__, names
 from offsited.core.config import DiskTarget, SshTarget
 from offsited.core.outcome import Outcome, Reason, exit_status, parse_reason
 from offsited.core.record import Held, JobRecord, Options, Plan
+from offsited.core.verification import Level
 from offsited.edge.bus import Bus, Call
 from offsited.edge.polkit import Polkit
 from offsited.engine import Engine, Job, KnownTarget, KnownVault
@@ -106,6 +107,8 @@ class VaultExport(_Exported):
             "Diff": (names.ACTION_APPROVE, self._diff),
             "Approve": (names.ACTION_APPROVE, self._approve),
             "Restore": (names.ACTION_RESTORE, self._restore),
+            "Verify": (names.ACTION_VERIFY, self._verify),
+            "RestoreTest": (names.ACTION_VERIFY, self._restore_test),
             "Cancel": (names.ACTION_CANCEL, self._cancel),
             "ListJobs": ("", self._list_jobs),
         }
@@ -121,7 +124,7 @@ class VaultExport(_Exported):
         return ()
 
     async def _sync(self, target: str, options: Mapping[str, object]) -> tuple[Any, ...]:
-        chosen = Options(**_flags(options, "allow_older", "reconcile", "timed", "dry_run"))
+        chosen = Options(**_flags(options, "allow_older", "reconcile", "adopt", "timed", "dry_run"))
         job = await self._engine.sync(self._vault.name, target, chosen)
         return (names.job_path(job.number),)
 
@@ -138,6 +141,14 @@ class VaultExport(_Exported):
     async def _restore(self, target: str, destination: int, paths: int, options: Mapping[str, object]) -> tuple[Any, ...]:
         chosen = Options(**_flags(options, "without_manifest"))
         job = await self._engine.restore(self._vault.name, target, destination, paths, chosen)
+        return (names.job_path(job.number),)
+
+    async def _verify(self, target: str, findings: int, options: Mapping[str, object]) -> tuple[Any, ...]:
+        job = await self._engine.verify(self._vault.name, target, findings, _verify_options(options))
+        return (names.job_path(job.number),)
+
+    async def _restore_test(self, target: str, options: Mapping[str, object]) -> tuple[Any, ...]:
+        job = await self._engine.restore_test(self._vault.name, target, Options(**_flags(options, "timed")))
         return (names.job_path(job.number),)
 
     async def _cancel(self, options: Mapping[str, object]) -> tuple[Any, ...]:
@@ -176,6 +187,8 @@ class TargetExport(_Exported):
             "HeldDeletedBytes": known.held.deleted_bytes,
             "HeldChanged": known.held.changed_entries,
             "HeldChangedBytes": known.held.changed_bytes,
+            "Verified": known.verified.ended if known.verified else 0,
+            "Proven": known.proven.ended if known.proven else 0,
             **_last(known.last),
         }
 
@@ -296,6 +309,17 @@ def _flags(options: Mapping[str, object], *known: str) -> dict[str, bool]:
         if not isinstance(value, bool):
             raise InvalidArgs(f"option {key} is of type b")
     return {key: bool(value) for key, value in options.items()}
+
+
+def _verify_options(options: Mapping[str, object]) -> Options:
+    """Given the options of a verification, return them. Raise InvalidArgs."""
+    level, sample = options.get("level", ""), options.get("sample", 0)
+    if not isinstance(level, str) or level not in {"", *Level}:
+        raise InvalidArgs("option level is commit, metadata or data")
+    if not isinstance(sample, int) or isinstance(sample, bool) or (sample and level != Level.DATA):
+        raise InvalidArgs("option sample is of type u, and of level data")
+    flags = _flags({key: value for key, value in options.items() if key not in {"level", "sample"}}, "repair", "timed")
+    return Options(level=level, sample=sample, **flags)
 
 
 def _last(record: JobRecord | None) -> dict[str, str]:

@@ -249,6 +249,29 @@ class Engine:
             raise InvalidArgs(f"the paths must come in a regular file or memfd of at most {PATHS_MAX} bytes")
         return await self._start(vault, wanted, Kind.RESTORE, options, {names.DESTINATION_FD: destination, names.PATHS_FD: paths})
 
+    async def verify(self, name: str, target: str, findings: int | None, options: Options) -> Job:
+        """Start a verification. `findings`: a file of the caller's, for what is found.
+
+        Raise Locked, Busy, NoSuchTarget, InvalidArgs, ConfigInvalid or Failed.
+        """
+        if findings is not None and not stat.S_ISREG(os.fstat(findings).st_mode):
+            raise InvalidArgs("what is found can be told to a regular file or memfd alone")
+        return await self._start_reader(name, target, Kind.VERIFY, options, {} if findings is None else {names.FINDINGS_FD: findings})
+
+    async def restore_test(self, name: str, target: str, options: Options) -> Job:
+        """Start a restore for proof. Raise Locked, Busy, NoSuchTarget, ConfigInvalid or Failed."""
+        return await self._start_reader(name, target, Kind.RESTORE_TEST, options, {})
+
+    async def _start_reader(self, name: str, target: str, kind: Kind, options: Options, extra: Mapping[str, int]) -> Job:
+        """Start a job that reads a target, of which there is one of a kind at a time: it has a place for what it notes."""
+        async with self._starting[f"{kind} {name}"]:
+            vault = self.vault(name)
+            wanted = _find_target(vault, target)
+            running = self.jobs.reading(name, wanted.name, kind)
+            if running is not None:
+                raise Busy(f"job {running.number} does that to target {wanted.name} already", hint=f"Follow it: offsitectl monitor {name}")
+            return await self._start(vault, wanted, kind, options, extra)
+
     async def cancel(self, name: str) -> None:
         """End the job that writes to a vault. Raise NoSuchJob if none runs."""
         job = self.jobs.writing(self.vault(name).name)
@@ -278,7 +301,12 @@ class Engine:
     def _job_ended(self, job: Job, record: JobRecord) -> None:
         """Learn from a job's end. The vault may have gone from the configuration meanwhile."""
         vault = self._vaults.get(record.vault)
-        if vault is None or not job.writes:
+        if vault is None:
+            return
+        if not job.writes:
+            vault.take(record)
+            vault.files.prune_records(vault.kept)
+            self._announcer.target_changed(vault, record.target, "Verified", "Proven")
             return
         vault.take(record)
         vault.files.prune_records(vault.kept)

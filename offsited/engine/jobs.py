@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from offsited import names
 from offsited.core.outcome import ADVICE, Outcome, Reason, parse_reason
 from offsited.core.progress import Progress, parse_status_text
-from offsited.core.record import JobRecord
+from offsited.core.record import JobRecord, Kind
 from offsited.core.unit import UnitEnd, UnitSpec, concluded, description
 from offsited.engine.outside import Announcer, Unit, Units
 from offsited.errors import Failed, OffsitedError
@@ -56,6 +56,11 @@ class Jobs:
     def writing(self, vault: str) -> Job | None:
         """The job that writes to a vault, if one runs."""
         return next((job for job in self._running.values() if job.writes and job.record.vault == vault), None)
+
+    def reading(self, vault: str, target: str, kind: Kind) -> Job | None:
+        """The job of a kind that reads a target, if one runs."""
+        wanted = (vault, target, kind)
+        return next((job for job in self._running.values() if (job.record.vault, job.record.target, job.record.kind) == wanted), None)
 
     def running(self) -> tuple[Job, ...]:
         """All of them."""
@@ -156,7 +161,14 @@ def _summarize(record: JobRecord) -> None:
     words = [f"job {record.job}, {record.kind} of vault {record.vault}, target {record.target}: {record.outcome}"]
     if reason is not Reason.NONE:
         words.append(ADVICE[reason].sentence)
-    words.append(f"{counts.sent_entries} of {counts.entries} entries and {counts.sent_bytes} bytes sent, {counts.deleted_entries} deleted")
+    if counts.differences:
+        words.append(f"{counts.differences} differences")
+    if record.kind in {Kind.VERIFY, Kind.RESTORE_TEST}:
+        words.append(f"{counts.entries} entries met, {counts.bytes} bytes read")
+    else:
+        words.append(
+            f"{counts.sent_entries} of {counts.entries} entries and {counts.sent_bytes} bytes sent, {counts.deleted_entries} deleted"
+        )
     _tell(record, logging.INFO if record.outcome is Outcome.DONE else logging.ERROR, "; ".join(words))
 
 

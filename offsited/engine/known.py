@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from offsited.core.config import Vault
 from offsited.core.outcome import Outcome
 from offsited.core.record import Held, JobRecord, Kind
+from offsited.core.verification import Level
 from offsited.store import VaultFiles
 
 
 @dataclass
 class KnownTarget:
-    """What is known of one target. Each record is that of a sync which has ended."""
+    """What is known of one target. Each record is that of a job which has ended, of a sync where nothing else is said."""
 
     last: JobRecord | None = None
     """The last one."""
@@ -22,6 +23,19 @@ class KnownTarget:
     """The last one that committed something new."""
     waiting: JobRecord | None = None
     """The last one that came to its limits, if they held something back."""
+    verified: JobRecord | None = None
+    """The last verification, of metadata or data, that found everything as it should be."""
+    proven: JobRecord | None = None
+    """The last restore-test that did."""
+
+    def take_reader(self, record: JobRecord) -> None:
+        """Learn how a newer job that reads ended."""
+        if record.outcome is not Outcome.DONE:
+            return
+        if record.kind is Kind.VERIFY and record.options.level != Level.COMMIT:
+            self.verified = record
+        if record.kind is Kind.RESTORE_TEST:
+            self.proven = record
 
     def take(self, record: JobRecord) -> None:
         """Learn of a newer sync. One that only looked says what a limit would hold, and nothing of the target."""
@@ -58,7 +72,8 @@ class KnownTarget:
     @property
     def kept(self) -> set[int]:
         """Jobs whose records must stay."""
-        return {record.job for record in (self.last, self.done, self.commit, self.waiting) if record}
+        kept = (self.last, self.done, self.commit, self.waiting, self.verified, self.proven)
+        return {record.job for record in kept if record}
 
 
 @dataclass
@@ -92,10 +107,13 @@ class KnownVault:
             self.targets.setdefault(target.name, KnownTarget())
 
     def take(self, record: JobRecord) -> None:
-        """Learn how a job ended. Only a sync says something of vault and target."""
+        """Learn how a job ended."""
+        target = self.targets.setdefault(record.target, KnownTarget())
         if record.kind is Kind.SYNC:
             self.last = self.last if record.options.dry_run else record
-            self.targets.setdefault(record.target, KnownTarget()).take(record)
+            target.take(record)
+        else:
+            target.take_reader(record)
 
     @property
     def kept(self) -> frozenset[int]:

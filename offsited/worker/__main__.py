@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a job's unit runs: `python3 -I -m offsited.worker sync|restore VAULT TARGET JOB`, or `prove VAULT`."""
+"""What a job's unit runs: `python3 -I -m offsited.worker sync|restore|verify|restore-test VAULT TARGET JOB`, or `prove VAULT`."""
 
 import sys
 from collections.abc import Sequence
@@ -10,9 +10,11 @@ from offsited.store import Store
 from offsited.worker import job
 from offsited.worker.prove import prove
 from offsited.worker.restore import restore
+from offsited.worker.restore_test import restore_test
 from offsited.worker.sync import sync
+from offsited.worker.verify import verify
 
-_BODIES = {Kind.SYNC: sync, Kind.RESTORE: restore}
+_BODIES = {Kind.SYNC: sync, Kind.RESTORE: restore, Kind.VERIFY: verify, Kind.RESTORE_TEST: restore_test}
 
 
 def main(arguments: Sequence[str], store: Store) -> int:

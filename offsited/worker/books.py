@@ -3,9 +3,10 @@
 
 import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from offsited.core import intent
 from offsited.core.manifest import ManifestDamaged
@@ -46,6 +47,11 @@ class Books:
     def doubts(self, standing: Standing) -> bool:
         """Whether everything must be compared because nothing is known of what the target has."""
         return self.doubtful and standing is not Standing.NOTHING
+
+    def enter(self, entering: Callable[[Path, Ledger], None]) -> None:
+        """Let `entering` tell the ledger, given the target's directory, what else is in doubt."""
+        with Ledger.opened(self.confirmed.manifest) as ledger:
+            entering(self.confirmed.directory, ledger)
 
     @contextmanager
     def opened(self) -> Iterator[Pending]:

@@ -138,7 +138,7 @@ class Comparison:
         """Another content of the same size and mtime may be there already, or a hard link: rsync would not see that, or not mend it."""
         same = self._same_device and row.inode == doubt.inode != 0
         alike = row.kind != "f" or (row.size, row.mtime) == (doubt.size, doubt.mtime)
-        again = row.kind != "d" and (doubt.again or (alike and not same))
+        again = doubt.again or (row.kind != "d" and alike and not same)  # of a directory: its IV
         in_the_way = row.kind != "d" and doubt.directory
         return Change.DOUBTFUL | (Change.AGAIN if again else Change(0)) | (Change.KIND if in_the_way else Change(0))
 

@@ -7,6 +7,7 @@ pending.json        a commit that is on its way: until the next look nobody know
 intent.jsonl.gz     what an uncommitted job may have changed there
 segments/           the manifest's segments, as the commit lists them
 manifest.sqlite     the same manifest, made ready for questions (worker.ledger)
+mending.jsonl       what a verification found, for the next sync to send again
 tree/               what goes to the target beside the snapshot; bound at plain/offsited
 """
 
@@ -30,6 +31,8 @@ COMMIT_FILE: Final = "commit.json"
 PREVIOUS_FILE: Final = "previous.json"
 """At the target: the commit before."""
 INTENT_FILE: Final = "intent.jsonl.gz"
+MENDING_FILE: Final = "mending.jsonl"
+"""Here: what a verification left for the next sync to mend (worker.mending)."""
 _PENDING_FILE: Final = "pending.json"
 _SEALED_FILE: Final = "sealed.json"
 _HISTORY_KEPT: Final = 10_000
@@ -169,7 +172,7 @@ class Confirmed:
         sealed = Sealed(commit_path=announced.commit_path, history=history)
         write_whole(self.directory / _SEALED_FILE, sealed.model_dump_json().encode())
         write_whole(self.directory / COMMIT_FILE, announced.content.encode())
-        for done in (self.intent, self.directory / _PENDING_FILE):
+        for done in (self.intent, self.directory / _PENDING_FILE, self.directory / MENDING_FILE):
             done.unlink(missing_ok=True)
         sync_directory(self.directory)
         return Confirmed.read(self.directory)

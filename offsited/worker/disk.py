@@ -24,6 +24,7 @@ from offsited.worker.transfer import Transfers
 
 _OPTIONS: Final = "nosuid,nodev,noexec,noatime"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
+_BESIDE_CURRENT: Final = (names.OWNER_FILE, names.CURRENT_DIR, names.PARTIAL_DIR, names.PAST_DIR, "lost+found")
 _BUSY: Final = 32
 """mount(8): failure; among others, EBUSY when the file system is already mounted writable elsewhere and is asked for read-only."""
 
@@ -49,6 +50,18 @@ class Disk:
             complete=(self.point / names.CURRENT_DIR).is_dir() and (self.point / names.PARTIAL_DIR).is_dir(),
             empty=owner is None and not (self.point.is_dir() and any(self.point.iterdir())),
         )
+
+    async def gather(self, key_file: bytes) -> None:
+        """Renames; the key file goes last, so that what was interrupted is taken up."""
+        if self.point.is_dir() and _small_file(self.point / names.TARGET_KEY_FILE) == key_file:
+            await asyncio.to_thread(self._gather)
+
+    def _gather(self) -> None:
+        (self.point / names.CURRENT_DIR).mkdir(mode=0o700, exist_ok=True)
+        found = sorted(self.point.iterdir(), key=lambda path: path.name == names.TARGET_KEY_FILE)
+        for path in found:
+            if path.name not in _BESIDE_CURRENT:
+                path.rename(self.point / names.CURRENT_DIR / path.name)
 
     async def make_directory(self) -> None:
         """Make the directory, with its parents in the disk's file system, if it is missing. Raise JobFailed."""
@@ -95,10 +108,10 @@ async def reach(job: Job, target: DiskTarget, *, writing: bool) -> Disk:
 
 
 async def _mount(tool: str, device: str, point: Path, *, writing: bool) -> None:
-    """Mount a file system. A restore asks for a read-only one; where the host has the same file system mounted writable, the kernel
-    allows no such second one, and the bind of the directory alone makes it read-only."""
+    """Mount a file system. For a reader the mount alone is read-only, not the file system: a sync that comes meanwhile could not write to
+    it. Only where it cannot be had otherwise (a disk that is write-protected, or mounted read-only elsewhere) it is read-only itself."""
     await asyncio.to_thread(point.mkdir, mode=0o700)
-    tries = [_OPTIONS] if writing else [f"ro,{_OPTIONS}", _OPTIONS]
+    tries = [_OPTIONS] if writing else [f"ro=vfs,{_OPTIONS}", f"ro,{_OPTIONS}", _OPTIONS]
     for options in tries:
         try:
             ended = await process.run([tool, "-o", options, "--", device, str(point)])

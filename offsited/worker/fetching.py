@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -59,10 +60,10 @@ class Clear:
         except OSError as error:
             raise JobFailed(Reason.MANIFEST_DAMAGED, f"{name}: {error.strerror}") from error
 
-    async def fetch(self, paths: Iterable[bytes], size: int) -> None:
-        """Have files of the snapshot at hand. `size`: their bytes."""
+    async def fetch(self, paths: Iterable[bytes], size: int, *, exact: bool = False) -> None:
+        """Have files of the snapshot at hand. `size`: their bytes; `exact`: with their attributes, and what is no file or directory too."""
         if self.fetcher:
-            await self.fetcher.fetch([sealed_from(path) for path in paths], size=size)
+            await self.fetcher.fetch([sealed_from(path) for path in paths], size=size, exact=exact)
 
     async def forget(self) -> None:
         """What was fetched is not needed any more."""
@@ -83,12 +84,12 @@ class Fetcher:
     """Bytes so far."""
     _held: list[str] = field(default_factory=list)
 
-    async def fetch(self, paths: Sequence[bytes], *, size: int = 0) -> None:
+    async def fetch(self, paths: Sequence[bytes], *, size: int = 0, exact: bool = False) -> None:
         """Fetch paths below `plain/`, with what gocryptfs needs to show them; what is not there is left out."""
         sealed = await self.sealed.of(paths)
         needed = sorted({one for path in sealed for one in (path, *gocryptfs.companions(path))})
         listed = self.transfers.list_file(f"{names.CURRENT_DIR}/{path}".encode() for path in needed)
-        command = rsync.fetch_listed(self.job.tools.rsync, self.target.place, listed, f"{self.scratch}/")
+        command = rsync.fetch_listed(self.job.tools.rsync, self.target.place, listed, f"{self.scratch}/", exact=exact)
         start = Progress(Phase.FETCHING, bytes_done=self.fetched)
         try:
             await patiently(lambda: self.transfers.counted(command, start, capabilities=rsync.WRITING_FILES))
@@ -110,7 +111,7 @@ class Fetcher:
 @asynccontextmanager
 async def shown_in_clear(job: Job, reached: Target, transfers: Transfers, scratch: Path) -> AsyncIterator[Clear]:
     """Within: the target's mirror in clear, read-only. Raise JobFailed."""
-    point = job.runtime / "view"
+    point = _unused(job.runtime, "view")
     if isinstance(job.target, DiskTarget):
         sealed = reached.place.current
     else:
@@ -121,7 +122,7 @@ async def shown_in_clear(job: Job, reached: Target, transfers: Transfers, scratc
         async with mounted(forward, point, gocryptfs.FORWARD_FILE_SYSTEM, key=job.key) as view:
             yield Clear(view, None)
         return
-    async with _names(job) as paths:
+    async with translated(job) as paths:
         fetcher = Fetcher(job, reached, transfers, scratch, paths)
         # Without the IV of its top directory gocryptfs does not mount.
         await fetcher.fetch([names.BACKUP_DIR.encode()])
@@ -132,10 +133,16 @@ async def shown_in_clear(job: Job, reached: Target, transfers: Transfers, scratc
 
 
 @asynccontextmanager
-async def _names(job: Job) -> AsyncIterator[SealedPaths]:
+async def translated(job: Job) -> AsyncIterator[SealedPaths]:
     """Within: what translates paths, by the key alone. The view behind it is one of nothing."""
-    nothing, point, control = job.runtime / "nothing", job.runtime / "nothing-sealed", job.runtime / "control"
+    nothing, point, control = (_unused(job.runtime, name) for name in ("nothing", "nothing-sealed", "control"))
     await asyncio.to_thread(nothing.mkdir, mode=0o700)
     command = gocryptfs.names_mount(job.tools.gocryptfs, nothing, point, key_file=job.files.key_file, notify=os.getpid(), control=control)
     async with mounted(command, point, gocryptfs.REVERSE_FILE_SYSTEM, key=job.key):
         yield SealedPaths(job, control)
+
+
+def _unused(directory: Path, name: str) -> Path:
+    """A path that no earlier mount of this job had: gocryptfs may leave a dead one behind, and that one cannot even be looked at."""
+    taken = os.listdir(directory)
+    return directory / next(one for number in itertools.count() if (one := f"{name}-{number}" if number else name) not in taken)

@@ -22,6 +22,7 @@ _MARKS: Final = ", ".join("?" * len(FIELDS))
 _ABOVE: Final = 0
 """The number of the directory that the top would lie in."""
 _CACHED: Final = 4096
+_PAGE: Final = 1000
 _SCHEMA: Final = f"""
     CREATE TABLE facts (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
     CREATE TABLE directories (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, signature BLOB);
@@ -140,6 +141,43 @@ class Ledger:
         yield from filter(None, [self.row(TOP)])
         for (directory,) in self.database.execute("SELECT path FROM directories ORDER BY path"):
             yield from self.children(directory).values()
+
+    def rows_from(self, after: bytes | None = None) -> Iterator[Row]:
+        """All rows in the same order, from the one after `after` on; of a directory of any size a page at a time."""
+        if after is None:
+            yield from filter(None, [self.row(TOP)])
+            after = TOP
+        start, name = parent(after), after.rpartition(b"/")[2]
+        for number, directory in self._numbered(start):
+            last = name if directory == start else b""
+            while page := self._page(number, last):
+                for found, *columns in page:
+                    yield unflatten(below(directory, found), columns)
+                last = page[-1][0]
+
+    def _numbered(self, start: bytes) -> Iterator[tuple[int, bytes]]:
+        """Directories from a path on, in path order."""
+        query = f"SELECT id, path FROM directories WHERE path >= ? ORDER BY path LIMIT {_PAGE}"
+        page = self.database.execute(query, (start,)).fetchall()
+        while page:
+            yield from page
+            page = self.database.execute(query.replace(">=", ">"), (page[-1][1],)).fetchall()
+
+    def _page(self, number: int, last: bytes) -> list[tuple[bytes, ...]]:
+        query = f"SELECT name, {COLUMNS} FROM entries WHERE dir = ? AND name > ? ORDER BY name LIMIT {_PAGE}"
+        return self.database.execute(query, (number, last)).fetchall()
+
+    def sample(self, count: int, kinds: str = "f", order: str = "random()") -> list[Row]:
+        """At most so many rows of some kinds, by chance, or the first in an `order` by columns; in path order. Not the top."""
+        wanted = f"instr('{kinds}', kind) AND NOT carried AND NOT (e.dir = {_ABOVE})"
+        query = f"SELECT d.path, e.name FROM entries e JOIN directories d ON d.id = e.dir WHERE {wanted} ORDER BY {order} LIMIT ?"
+        found = self.database.execute(query, (count,)).fetchall()
+        return [row for path in sorted(below(directory, name) for directory, name in found) if (row := self.row(path))]
+
+    def is_in_doubt(self, path: bytes) -> bool:
+        """Whether an interrupted run may have changed an entry at the target, or anything below it."""
+        query = "SELECT 1 FROM doubts WHERE path = ?1 OR (path > ?2 AND path < ?3) OR (?1 = x'') LIMIT 1"
+        return self.database.execute(query, (path, path + b"/", path + b"0")).fetchone() is not None
 
     def directories_below(self, path: bytes, *, deepest_first: bool = False) -> Iterator[Row]:
         """The rows of a directory and of all below it, each after the one that holds it, or before."""

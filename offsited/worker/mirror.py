@@ -130,8 +130,10 @@ class Mirror:
         """See what the target really has, and hold what exceeds the limits. What an unfinished first sync left there is nobody's loss."""
         self.there = there = There(self.pending, shown.backup)
         self.job.report.phase(Phase.COMPARING)
-        await there.expect(shown.sealed)
-        listing = rsync.list_all(self._tool, self._place)
+        await there.expect(shown.sealed, await self._own_paths(shown))
+        nothing = self.job.runtime / "nothing-there"
+        nothing.mkdir(mode=0o700)
+        listing = rsync.list_details(self._tool, self._place, nothing)
 
         async def look() -> None:
             there.begin()
@@ -140,6 +142,13 @@ class Mirror:
         await patiently(look)
         if not self._seeding or not self.holding.known:
             await asyncio.to_thread(self.holding.settle, there)
+
+    async def _own_paths(self, shown: _Shown) -> list[str]:
+        """The encrypted paths at the target that stand for nothing in the snapshot, and belong there."""
+        ours = [COMMIT_FILE, PREVIOUS_FILE, INTENT_FILE, *(file.name for file in self.confirmed.segments.iterdir())]
+        sealed = await shown.sealed.of([f"{names.OFFSITED_DIR}/{name}".encode() for name in ours])
+        ivs = [f"{directory}/{names.DIRIV_FILE}" for directory in (shown.backup, shown.offsited)]
+        return [names.DIRIV_FILE, names.TARGET_KEY_FILE, shown.backup, shown.offsited, *ivs, *sealed]
 
     # --- intent ----------------------------------------------------------------------------------------------------
 
@@ -210,7 +219,7 @@ class Mirror:
         """The directories above the snapshot, the IV of each, and the key file."""
         own = [".", names.DIRIV_FILE, names.TARGET_KEY_FILE, shown.backup, f"{shown.backup}/{names.DIRIV_FILE}"]
         listed = self.transfers.list_file(path.encode() for path in own)
-        await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed))
+        await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed, again=self.whole))
 
     # --- check and delete ------------------------------------------------------------------------------------------
 
@@ -383,7 +392,7 @@ class Mirror:
         """Send files of ours, of those that lie beside the snapshot."""
         paths = await shown.sealed.of([f"{names.OFFSITED_DIR}/{name}".encode() for name in own])
         listed = self.transfers.list_file(path.encode() for path in (f"{shown.offsited}/{names.DIRIV_FILE}", *paths))
-        await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed))
+        await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed, again=self.whole))
 
     async def _run(self, command: list[str]) -> None:
         await patiently(lambda: self.transfers.run(command, capabilities=self._place.capabilities, on_line=self.transfers.wire))

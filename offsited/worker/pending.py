@@ -142,7 +142,7 @@ class Pending:
 
     def again(self) -> Iterator[Item]:
         """Those of `to_send` that rsync must not take for unchanged (-I), before the others."""
-        return self.select(f"{_TRAVELS} AND change & {int(Change.AGAIN)} AND kind != 'd'")
+        return self.select(f"{_TRAVELS} AND change & {int(Change.AGAIN)}")
 
     def to_hash(self) -> Iterator[Item]:
         """Files whose hash is not known, by one name each: to be hashed when they are sent (`set_hash`)."""

@@ -69,8 +69,8 @@ class _Restoring:
         if self.job.options.without_manifest:
             return await restore_plainly(self.job, self.destination, self.wanted, self.transfers, reached, begins=self._begin)
         async with shown_in_clear(self.job, reached, self.transfers, self.destination.scratch) as clear:
-            with Ledger.opened(await _manifest(self.job, clear, self.destination)) as ledger:
-                selected = await asyncio.to_thread(_selection, ledger, self.wanted)
+            with Ledger.opened(await manifest(self.job, clear, self.destination)) as ledger:
+                selected = await asyncio.to_thread(selection, ledger, self.wanted)
                 self._begin()
                 rebuilding = Rebuilding(self.job, ledger, self.destination, clear, selected)
                 await self._rebuild(rebuilding, clear)
@@ -86,7 +86,7 @@ class _Restoring:
             self.job.report.note(counts=_counts(self.job, rebuilding, self.transfers))
 
 
-async def _manifest(job: Job, clear: Clear, destination: Destination) -> Path:
+async def manifest(job: Job, clear: Clear, destination: Destination) -> Path:
     """Return a ledger of what the target holds: a copy of our own if that is of the same commit, else one made of the target's segments."""
     job.report.phase(Phase.FETCHING)
     content = await clear.read_own(COMMIT_FILE)
@@ -136,7 +136,7 @@ def _build(directory: Path, commit: Commit, file: Path) -> None:
         ledger.rebuild((segments.rows(directory / segment.name, segment) for segment in commit.segments), "restored")
 
 
-def _selection(ledger: Ledger, wanted: Sequence[bytes]) -> list[Row]:
+def selection(ledger: Ledger, wanted: Sequence[bytes]) -> list[Row]:
     """The rows of the paths asked for. Raise JobFailed if one is not in the backup."""
     found: list[Row] = []
     for path in sorted(wanted or (TOP,)):

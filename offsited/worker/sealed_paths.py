@@ -39,6 +39,24 @@ class SealedPaths:
             found |= await encrypted_names.of(self._job, left[start : start + _SKELETON_MAX])
         return [found[path] for path in paths]
 
+    async def plain(self, sealed: str) -> str:
+        """Return the path below `plain/` of an encrypted path, or "" if it is none. (What is not UTF-8 in it is lost.)"""
+        return await asyncio.to_thread(self._plain, sealed)
+
+    def _plain(self, sealed: str) -> str:
+        request = json.dumps({"DecryptPath": sealed}).encode("utf-8", "replace")
+        if len(request) >= _REQUEST_MAX:
+            return ""
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(_ANSWER_WITHIN)
+                connection.connect(str(self._control))
+                return _ask(connection, request)
+        except ValueError:  # gocryptfs says what is wrong with it
+            return ""
+        except OSError as error:
+            raise JobFailed(Reason.GOCRYPTFS_FAILED, f"control socket: {error!r}") from error
+
     def _ask_all(self, paths: Sequence[bytes]) -> dict[bytes, str]:
         """Those that the control socket can be asked about."""
         try:

@@ -37,6 +37,9 @@ class Remote:
             empty=owner is None and await self._is_empty(transfers),
         )
 
+    async def gather(self, key_file: bytes) -> None:
+        """rsync cannot move what lies there."""
+
     async def make_directory(self) -> None:
         """rsync makes it, if its parent is there."""
 

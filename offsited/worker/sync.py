@@ -12,7 +12,7 @@ from offsited.core.outcome import Outcome, Reason
 from offsited.core.paths import exclude_line
 from offsited.core.record import Counts
 from offsited.errors import JobFailed
-from offsited.worker import mounts, snapshot, target
+from offsited.worker import mending, mounts, snapshot, target
 from offsited.worker.books import Books
 from offsited.worker.confirmed import Announced, Confirmed, Standing
 from offsited.worker.holding import Holding
@@ -78,21 +78,22 @@ class _Sync:
         found = await self._look(confirmed, announced)
         before = confirmed
         confirmed, standing = await asyncio.to_thread(_settle, confirmed, announced, found)
-        asked = self._is_whole(confirmed, standing)
+        asked = self._is_whole(confirmed, standing, found) or mending.asked(confirmed.directory).whole
         interrupted = confirmed.interrupted
         books = await asyncio.to_thread(Books.prepare, confirmed, before)
+        await asyncio.to_thread(books.enter, mending.enter)
         whole = asked or books.doubts(standing)
         try:
             await survey(self.job, confirmed, thorough=whole)
         except ManifestDamaged:
             books = await asyncio.to_thread(Books.anew, confirmed)
+            await asyncio.to_thread(books.enter, mending.enter)
             whole = asked or books.doubts(standing)
             await survey(self.job, confirmed, thorough=whole)
         check_top(self.opened)
         with books.opened() as pending:
-            holding = Holding(
-                pending, self.job.vault.limits, confirmed.directory, known=not books.doubtful and standing is not Standing.UNKNOWN
-            )
+            known = not books.doubtful and standing is not Standing.UNKNOWN and not (self.job.options.adopt and confirmed.commit is None)
+            holding = Holding(pending, self.job.vault.limits, confirmed.directory, known=known)
             mirror = Mirror(
                 self.job,
                 self.opened,
@@ -126,12 +127,17 @@ class _Sync:
     async def _look(self, confirmed: Confirmed, announced: Announced | None) -> Found:
         """One round trip: whose the target is, and what lies there of ours."""
         paths = {confirmed.sealed.commit_path, announced.commit_path if announced else ""} - {""}
+        if self.job.options.adopt:
+            key_file = self.job.files.key_file.read_bytes()
+            return await target.adopt(self.transfers, self.reached, self.job.files.identity(), sorted(paths), key_file)
         return await target.inspect(self.transfers, self.reached, self.job.files.identity(), sorted(paths))
 
-    def _is_whole(self, confirmed: Confirmed, standing: Standing) -> bool:
+    def _is_whole(self, confirmed: Confirmed, standing: Standing, found: Found) -> bool:
         """Whether everything must be compared with the target, not only what changed here. Raise JobFailed for another's commit."""
         report = self.job.report
         match standing:
+            case Standing.UNKNOWN if mending.may_replace(confirmed.directory, found.files.get(confirmed.sealed.commit_path)):
+                report.remark("the commit at the target was damaged; everything was compared anew")
             case Standing.UNKNOWN if not self.job.options.reconcile:
                 raise JobFailed(Reason.TARGET_UNKNOWN)
             case Standing.UNKNOWN:
@@ -141,7 +147,7 @@ class _Sync:
             case Standing.LOST:
                 report.remark("the commit at the target was gone; everything was compared anew")
             case Standing.NOTHING:
-                return confirmed.intends_all
+                return confirmed.intends_all or self.job.options.adopt
             case Standing.CONFIRMED:
                 return self.job.options.reconcile or confirmed.intends_all or self._is_due(confirmed)
         return True

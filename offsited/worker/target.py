@@ -41,6 +41,9 @@ class Target(Protocol):
     async def look(self, transfers: Transfers, files: Sequence[str]) -> Found:
         """See what is there, with the content of small files below `current/`. Changes nothing. Raise JobFailed."""
 
+    async def gather(self, key_file: bytes) -> None:
+        """Move a bare mirror with this key file, that lies at the top of the directory, to where a mirror belongs, as far as can be."""
+
     async def make_directory(self) -> None:
         """Make the target's directory if it is missing, as far as rsync does not."""
 
@@ -58,6 +61,17 @@ async def inspect(transfers: Transfers, target: Target, vault_id: str, files: Se
         _check_owner(found.owner, vault_id)
     elif not found.empty:
         raise JobFailed(Reason.TARGET_UNOWNED)
+    return found
+
+
+async def adopt(transfers: Transfers, target: Target, vault_id: str, files: Sequence[str], key_file: bytes) -> Found:
+    """As `inspect`; a directory that is nobody's may also hold a bare mirror whose key file is the vault's."""
+    await target.gather(key_file)
+    found = await target.look(transfers, [*files, names.TARGET_KEY_FILE])
+    if found.owner is not None:
+        _check_owner(found.owner, vault_id)
+    elif not found.empty and found.files.get(names.TARGET_KEY_FILE) != key_file:
+        raise JobFailed(Reason.TARGET_UNOWNED, "it holds no mirror with the vault's key file in current/")
     return found
 
 

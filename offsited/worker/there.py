@@ -7,7 +7,6 @@ One listing of the target says of it what a dry run of rsync would, and spares a
 
 import asyncio
 import itertools
-import time
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
@@ -15,7 +14,7 @@ from offsited import names
 from offsited.core import gocryptfs
 from offsited.core.limits import Count
 from offsited.core.plan import Change
-from offsited.core.rsync_output import Listed, Topmost, parse_listed
+from offsited.core.rsync_output import Detailed, Topmost, parse_detailed
 from offsited.worker.columns import wide
 from offsited.worker.outgoing import sealed_from
 from offsited.worker.pending import Item, Pending
@@ -25,14 +24,14 @@ AT_ONCE: Final = 5000
 """Paths translated at once."""
 _SCHEMA: Final = """
     DROP TABLE IF EXISTS pending.expected; DROP TABLE IF EXISTS pending.surplus; DROP TABLE IF EXISTS pending.drift;
-    CREATE TABLE pending.expected (sealed BLOB PRIMARY KEY, path BLOB, size INTEGER, stamp TEXT, mtime) WITHOUT ROWID;
+    CREATE TABLE pending.expected (sealed BLOB PRIMARY KEY, path BLOB, size INTEGER, mtime) WITHOUT ROWID;
     CREATE TABLE pending.surplus (sealed BLOB PRIMARY KEY, size INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE pending.drift (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime NOT NULL) WITHOUT ROWID;
 """
-_EXPECT: Final = "INSERT OR IGNORE INTO pending.expected VALUES (?, ?, ?, ?, ?)"
+_EXPECT: Final = "INSERT OR IGNORE INTO pending.expected VALUES (?, ?, ?, ?)"
 _DRIFTED: Final = """
     INSERT OR IGNORE INTO pending.drift
-    SELECT path, size, mtime FROM pending.expected WHERE sealed = ? AND path IS NOT NULL AND (size, stamp) IS NOT (?, ?)
+    SELECT path, size, mtime FROM pending.expected WHERE sealed = ? AND path IS NOT NULL AND (size, mtime) IS NOT (?, ?)
 """
 
 
@@ -49,15 +48,15 @@ class There:
         self._files = self._bytes = 0
         self._surplus = Topmost()
 
-    async def expect(self, sealed: SealedPaths) -> None:
-        """Note what the target may have: every row to come, and what goes, with gocryptfs's own beside them."""
+    async def expect(self, sealed: SealedPaths, own: Iterable[str]) -> None:
+        """Note what the target may have: `own` encrypted paths, every row to come, and what goes, with gocryptfs's own beside them."""
         self._database.executescript(_SCHEMA)
-        self._note([(f"{self._backup}/{names.DIRIV_FILE}".encode(), None, 0, "", 0)])
+        self._note((path.encode(), None, 0, 0) for path in own)
         for items in parts(self._pending.rows_at_target()):
             paths = await sealed.of([sealed_from(item.row.path) for item in items])
             await asyncio.to_thread(self._note, _expected(items, paths))
 
-    def _note(self, rows: Iterable[tuple[bytes, bytes | None, int, str, int | str]]) -> None:
+    def _note(self, rows: Iterable[tuple[bytes, bytes | None, int, int | str]]) -> None:
         self._pending.begin()
         self._database.executemany(_EXPECT, rows)
         self._pending.written()
@@ -71,21 +70,21 @@ class There:
 
     def notice(self, line: bytes) -> None:
         """Given a line of the listing, see whether it is as expected."""
-        found = parse_listed(line)
-        if found is None or not found.path.startswith(self._prefix) or b".." in found.path.split(b"/"):
+        found = parse_detailed(line)
+        if found is None or found.path == b"." or b".." in found.path.split(b"/"):
             return
-        if found.kind != "d" and not gocryptfs.is_companion(found.path):
+        if _counts(found) and found.path.startswith(self._prefix):
             self._files += 1
-            self._bytes += found.size
+            self._bytes += found.length
         if self._database.execute("SELECT 1 FROM pending.expected WHERE sealed = ?", (found.path,)).fetchone() is None:
             self._add_surplus(found)
-        elif found.kind == "-":
-            self._database.execute(_DRIFTED, (found.path, found.size, found.stamp))
+        elif found.kind == "f":
+            self._database.execute(_DRIFTED, (found.path, found.length, wide(found.mtime)))
 
-    def _add_surplus(self, found: Listed) -> None:
+    def _add_surplus(self, found: Detailed) -> None:
         self._surplus.add(found.path)
-        if found.kind != "d" and not gocryptfs.is_companion(found.path):
-            self._database.execute("INSERT OR IGNORE INTO pending.surplus VALUES (?, ?)", (found.path, found.size))
+        if _counts(found):
+            self._database.execute("INSERT OR IGNORE INTO pending.surplus VALUES (?, ?)", (found.path, found.length))
 
     @property
     def doomed(self) -> set[str]:
@@ -111,24 +110,21 @@ class There:
         return Count(*self._database.execute(f"SELECT count(*), coalesce(sum(size), 0) FROM pending.{table}").fetchone())
 
 
-def _expected(items: list[Item], sealed: list[str]) -> Iterator[tuple[bytes, bytes | None, int, str, int | str]]:
+def _counts(found: Detailed) -> bool:
+    """Whether it stands for an entry that is no directory."""
+    return found.kind != "d" and not gocryptfs.is_companion(found.path)
+
+
+def _expected(items: list[Item], sealed: list[str]) -> Iterator[tuple[bytes, bytes | None, int, int | str]]:
     """Rows of `pending.expected`; without a path where the plan says already what becomes of what the target has."""
     for (change, row), path in zip(items, sealed, strict=True):
         told = row.kind != "f" or change & ~Change.NEW & ~Change.HASHED
-        facts = (0, "", 0) if told else (gocryptfs.sealed_size(row.size), _stamp(row.mtime // 10**9), wide(row.mtime))
+        facts = (0, 0) if told else (gocryptfs.sealed_size(row.size), wide(row.mtime // 10**9))
         yield path.encode(), None if told else row.path, *facts
         if gocryptfs.has_long_name(path):
-            yield f"{path}.name".encode(), None, 0, "", 0
+            yield f"{path}.name".encode(), None, 0, 0
         if row.kind == "d":
-            yield f"{path}/{names.DIRIV_FILE}".encode(), None, 0, "", 0
-
-
-def _stamp(seconds: int) -> str:
-    """Given seconds since the epoch, return them as `--list-only` shows them; "" if there is no such date."""
-    try:
-        return time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(seconds))
-    except (OverflowError, OSError, ValueError):
-        return ""
+            yield f"{path}/{names.DIRIV_FILE}".encode(), None, 0, 0
 
 
 _Thing = TypeVar("_Thing")

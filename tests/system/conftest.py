@@ -25,6 +25,9 @@ DISKS = Path("/disks")
 USER = "alice"
 """Somebody without any rights."""
 
+KINDS = ("job", "restore", "verify", "restore-test", "prove")
+"""Of units that run for a while."""
+
 MakeVault = Callable[[], Vault]
 MakeDisk = Callable[..., Disk]
 
@@ -144,7 +147,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     cursor = must("journalctl", "--lines=0", "--show-cursor", "--quiet").strip().removeprefix("-- cursor: ")
     yield
     assert mounts() == before
-    units = must("systemctl", "list-units", "--all", "--plain", "--no-legend", "offsited-job-*", "offsited-restore-*", "offsited-prove-*")
+    units = must("systemctl", "list-units", "--all", "--plain", "--no-legend", *(f"offsited-{kind}-*" for kind in KINDS))
     assert not units.split(), units
     assert not list(Path("/run").glob("offsited-*")), "a runtime directory is left"
     assert "Traceback" not in journal(f"--after-cursor={cursor}", "SYSLOG_IDENTIFIER=offsited", "SYSLOG_IDENTIFIER=offsited-worker")

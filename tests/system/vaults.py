@@ -143,8 +143,9 @@ class Vault:
 
     def remove(self) -> None:
         """Forget the vault, as its owner would by hand. Nothing of it may be left running."""
-        syncing = [f"offsited-sync@{self.name}.{kind}" for kind in ("timer", "path", "service")]
-        run("systemctl", "stop", *syncing, self.unit)
+        units = [f"offsited-sync@{self.name}.{kind}" for kind in ("timer", "path", "service")]
+        units += [f"offsited-verify@{self.name}.{kind}" for kind in ("timer", "service")]
+        run("systemctl", "stop", *units, self.unit)
         for path in (self.file, self.identity, self.identity.with_suffix(".pub")):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -175,3 +175,14 @@ def test_what_a_name_needs() -> None:
 def test_every_companion_is_one(path: str) -> None:
     for needed in gocryptfs.companions(path):
         assert gocryptfs.is_companion(needed.encode())
+
+
+def test_what_is_kept_for_a_name_proves_itself() -> None:
+    iv = gocryptfs.expected_iv("abc/def")
+    assert len(iv) == 16
+    assert gocryptfs.is_companion_right("abc/def/gocryptfs.diriv", iv)
+    assert not gocryptfs.is_companion_right("abc/gocryptfs.diriv", iv)
+    assert not gocryptfs.is_companion_right("abc/def/gocryptfs.diriv", iv[:-1])
+    digest = "XohImNooBHFR0OVvjcYpJ3NgPQ1qq73WKhHvch0VQtg"  # of the word password
+    assert gocryptfs.is_companion_right(f"abc/gocryptfs.longname.{digest}.name", b"password")
+    assert not gocryptfs.is_companion_right(f"abc/gocryptfs.longname.{digest}.name", b"Password")

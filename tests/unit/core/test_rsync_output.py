@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from offsited.core import gocryptfs
 from offsited.core.rsync_output import (
+    Detailed,
     Item,
-    Listed,
     Running,
     Tally,
     Topmost,
     obstacles,
+    parse_detailed,
     parse_line,
     parse_listed,
     parse_listing,
@@ -140,8 +141,7 @@ def test_what_stands_in_the_way(complaints: str, paths: list[bytes], alone: bool
 
 @given(st.binary(min_size=1).filter(lambda name: b"\0" not in name))
 def test_whatever_rsync_lists_is_read_back(name: bytes) -> None:
-    found = parse_listed(b"-rw-------             16 2026/11/24 03:00:00 " + _as_rsync_prints(name))
-    assert found == Listed("-", 16, "2026/11/24 03:00:00", name)
+    assert parse_listed(b"-rw-------             16 2026/11/24 03:00:00 " + _as_rsync_prints(name)) == name
 
 
 @pytest.mark.parametrize(
@@ -204,3 +204,20 @@ def test_a_tally_of_a_tree_in_clear_takes_every_name_as_it_is() -> None:
     tally = Tally()
     tally.take(Item(">f+++++++++", 16, b"gocryptfs.conf"), sealed=False)
     assert (tally.sent_entries, tally.sent_bytes) == (1, 16)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (b">f+++++++++ 53 1000 7 rw-r--r-- 2026/11/25-14:19:05 a/b c", Detailed("f", 53, 1000, 7, 0o644, 1795616345, b"a/b c")),
+        (b"cd+++++++++ 80 0 0 rwsr-sr-t 1970/01/01-00:00:00 a/", Detailed("d", 80, 0, 0, 0o7755, 0, b"a")),
+        (b"cL+++++++++ 5 0 0 rwxrwxrwx 1969/12/31-23:59:59 l", Detailed("l", 5, 0, 0, 0o777, -1, b"l")),
+        (b"cD+++++++++ 0 0 0 rw-rw---- 2026/11/25-14:19:05 n", Detailed("c", 0, 0, 0, 0o660, 1795616345, b"n")),
+        (b"cS+++++++++ 0 0 4294967294 -w---S--T 2026/11/25-14:19:05 \\#012", Detailed("p", 0, 0, 2**32 - 2, 0o3200, 1795616345, b"\n")),
+        (b".d..t...... 80 0 0 rwxr-xr-x 2026/11/25-14:19:05 ./", Detailed("d", 80, 0, 0, 0o755, 1795616345, b".")),
+        (b"receiving incremental file list", None),
+        (b"", None),
+    ],
+)
+def test_entries_with_all_that_rsync_tells(line: bytes, found: Detailed | None) -> None:
+    assert parse_detailed(line) == found

@@ -28,9 +28,7 @@ def properties(spec: unit.UnitSpec) -> dict[str, object]:
 
 
 TARGETS: tuple[config.DiskTarget | config.SshTarget, ...] = (DISK, SSH)
-SPECS = [unit.job_unit(record(kind), vault(), target, DIRECTORY) for kind in (Kind.SYNC, Kind.RESTORE) for target in TARGETS] + [
-    unit.prove_unit("home")
-]
+SPECS = [unit.job_unit(record(kind), vault(), target, DIRECTORY) for kind in Kind for target in TARGETS] + [unit.prove_unit("home")]
 
 
 @pytest.mark.parametrize("spec", SPECS)

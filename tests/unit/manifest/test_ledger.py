@@ -293,3 +293,22 @@ def test_inodes_beyond_63_bits_survive(tmp_path: Path) -> None:
     with Ledger.opened(tmp_path / "m") as ledger:
         ledger.apply([(b"", Row(b"", "d", 0o755)), (b"a", Row(b"a", "f", 0o644, inode=inode))], "c")
         assert [row.inode for row in ledger.of_inode(inode)] == [inode]
+
+
+def test_rows_can_be_taken_up_after_any_of_them(top: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pages of any size: a reader stops wherever a sync wants to write."""
+    tree(top)
+    for number in range(7):
+        (top / "a" / "b" / f"{number}").write_text("x")
+        (top / f"a-{number}").mkdir()
+    bench.sync(top)
+    monkeypatch.setattr("offsited.worker.ledger._PAGE", 3)
+    with bench.plan() as (ledger, _):
+        expected = list(ledger.rows())
+        assert [row.path for row in ledger.rows_from()] == sorted(
+            [row.path for row in expected], key=lambda path: (path.rpartition(b"/")[0], path)
+        )
+        everything = list(ledger.rows_from())
+        assert len(everything) == len(expected) == len({row.path for row in everything})
+        for index, row in enumerate(everything):
+            assert list(ledger.rows_from(row.path)) == everything[index + 1 :], row.path

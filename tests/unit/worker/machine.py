@@ -24,19 +24,22 @@ from offsited.core.commit import Commit
 from offsited.core.manifest import Row
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind, Options
+from offsited.core.verification import Difference
 from offsited.store import Store
 from offsited.worker import job
 from offsited.worker.confirmed import Confirmed
 from offsited.worker.ledger import LEDGER_FILE, Ledger
 from offsited.worker.restore import restore
+from offsited.worker.restore_test import restore_test
 from offsited.worker.sync import sync
+from offsited.worker.verify import verify
 
 from .trees import tree
 
 PR_SET_CHILD_SUBREAPER = 36
 libc = ctypes.CDLL(None)
 PASSPHRASE = b"correct horse"
-BODIES = {Kind.SYNC: sync, Kind.RESTORE: restore}
+BODIES = {Kind.SYNC: sync, Kind.RESTORE: restore, Kind.VERIFY: verify, Kind.RESTORE_TEST: restore_test}
 
 
 def memfd(content: bytes) -> int:
@@ -63,6 +66,7 @@ class Machine:
         self._unmount = unmount
         self.settings: dict[str, str] = {}
         self.exclude: list[str] = []
+        self.verify_days = 0
         self.passphrase = PASSPHRASE
         (self.store.etc / "vaults.d").mkdir(parents=True)
         self.files = self.store.vault_files("home")
@@ -119,6 +123,20 @@ class Machine:
         with _replaced("offsited.worker.restore.handed_over", lambda: given):
             return self._run(Kind.RESTORE, Options(**options))
 
+    def verify(self, level: str = "data", **options: Any) -> tuple[JobRecord, list[Difference]]:
+        """Verify; how it ended, and what it told the caller."""
+        told = memfd(b"")
+        with _replaced("offsited.worker.verify.handed_over", lambda: {"findings": os.dup(told)}):
+            record = self._run(Kind.VERIFY, Options(level=level, **options))
+        with open(told, "rb") as file:
+            file.seek(0)
+            found = [Difference.decode(line) for line in file]
+        assert record.counts.differences == len(found)
+        return record, found
+
+    def restore_test(self) -> JobRecord:
+        return self._run(Kind.RESTORE_TEST, Options())
+
     @property
     def known(self) -> Confirmed:
         """What is confirmed of the target."""
@@ -159,6 +177,10 @@ class Machine:
 
         with _replaced(name, watched):
             yield
+
+    def leave_mounts(self) -> None:
+        """Another process mounts here too: what this one mounted stays until the end."""
+        self._unmount = lambda: None
 
     @staticmethod
     def let_go() -> None:
@@ -209,7 +231,7 @@ class Machine:
     def _configure(self) -> None:
         source = f'[source]\nkind = "lastdst"\npath = "{self.snapshots}/lastdst"\nexclude = {json.dumps(self.exclude)}\n'
         target = '[[target]]\nname = "seed"\nkind = "disk"\nlabel = "SEED"\ndirectory = "home"\n'
-        self.store.vault_file("home").write_text(source + target)
+        self.store.vault_file("home").write_text(f"verify_days = {self.verify_days}\n{source}{target}")
         lines = [f'{name} = "{path}"' for name, path in self.settings.items()]
         (self.store.etc / "offsited.toml").write_text("\n".join(["[tools]", *lines]))
 

@@ -560,3 +560,49 @@ def test_a_directory_in_the_way_is_not_touched_if_the_snapshot_changed(machine: 
     machine.tool("rsync", f'/usr/bin/rsync "$@"; status=$?; touch {second}/hollow; exit $status')
     failed(machine.sync(), Reason.SNAPSHOT_CHANGED)
     assert set(before) <= set(content(machine))
+
+
+# --- adopting a bare mirror ------------------------------------------------------------------------------------------
+
+
+def bare_mirror(machine: Machine, snapshot: Path, into: Path) -> None:
+    """What a script makes: the snapshot bound at plain/backup, gocryptfs in reverse mode, rsync."""
+    plain, view = machine.top / "plain", machine.top / "script-view"
+    (plain / "backup").mkdir(parents=True)
+    view.mkdir()
+    shutil.copy(machine.files.key_file, plain / ".gocryptfs.reverse.conf")
+    subprocess.run(["mount", "--bind", str(snapshot), str(plain / "backup")], check=True)
+    command = ["gocryptfs", "-q", "-nosyslog", "-reverse", "-passfile=/dev/stdin", "--", str(plain), str(view)]
+    subprocess.run(command, input=machine.passphrase, check=True)
+    subprocess.run(["rsync", "-aH", "--numeric-ids", "--modify-window=-1", f"{view}/", f"{into}/"], check=True)
+    subprocess.run(["umount", str(view)], check=True)
+    subprocess.run(["umount", str(plain / "backup")], check=True)
+
+
+@pytest.mark.parametrize("where", ["home", "home/current"])
+def test_a_mirror_that_a_script_made_is_adopted_and_not_sent_again(machine: Machine, where: str) -> None:
+    first = fill(machine.snapshot("2026-11-22"))
+    (first / "large").write_bytes(os.urandom(1_000_000))
+    with machine.disk() as directory:
+        (directory.parent / where).mkdir(parents=True)
+        bare_mirror(machine, first, directory.parent / where)
+    second = machine.copy(first, "2026-11-23")
+    (second / "new").write_text("new")
+    (second / "d/b").unlink()
+    failed(machine.sync(), Reason.TARGET_UNOWNED)
+    record = done(machine.sync(adopt=True, reconcile=True))
+    assert record.counts.sent_entries == 1
+    assert record.counts.sent_bytes == 3
+    holds(machine, second)
+    done(machine.sync())
+
+
+def test_a_mirror_of_another_key_is_not_adopted(machine: Machine, key_file: Path) -> None:
+    fill(machine.snapshot("2026-11-22"))
+    with machine.disk() as directory:
+        (directory / "current").mkdir(parents=True)
+        (directory / "current/gocryptfs.conf").write_bytes(key_file.read_bytes().replace(b"Creator", b"creator"))
+        (directory / "current/precious").touch()
+    failed(machine.sync(adopt=True, reconcile=True), Reason.TARGET_UNOWNED)
+    with machine.disk() as directory:
+        assert (directory / "current/precious").exists()

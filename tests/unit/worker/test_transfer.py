@@ -96,7 +96,7 @@ def listed_there(transfers: Transfers, sides: Sides) -> list[bytes]:
     """What rsync lists of the target."""
     lines: list[bytes] = []
     run(transfers.run(rsync.list_all(TOOLS.rsync, sides.place), on_line=lines.append))
-    return [found.path for line in lines if (found := parse_listed(line)) and found.path != b"."]
+    return [path for line in lines if (path := parse_listed(line)) not in {None, b"."}]  # type: ignore[misc]
 
 
 def test_a_tree_arrives_and_nothing_goes(transfers: Transfers, sides: Sides) -> None:
