@@ -41,7 +41,7 @@ _HINTS: Final[dict[type[OffsitedError], str]] = {
     Locked: "Enter its passphrase once: offsitectl unlock {vault}",
     WrongPassphrase: "Try again: offsitectl unlock {vault}",
     Busy: "See what runs: offsitectl status {vault}; follow it: offsitectl monitor {vault}; end it: offsitectl cancel {vault}",
-    Held: "See what waits: offsitectl status {vault}",
+    Held: "See what waits: offsitectl diff {vault}, or for another target than the default one: --target T",
     NoSuchVault: "See the vaults: offsitectl list",
     NoSuchTarget: "See the targets: offsitectl status {vault}",
     NoSuchJob: "See the jobs: offsitectl history {vault}",

@@ -92,7 +92,7 @@ class _Sync:
             await survey(self.job, confirmed, thorough=whole)
         check_top(self.opened)
         with books.opened() as pending:
-            known = not books.doubtful and standing is not Standing.UNKNOWN and not (self.job.options.adopt and confirmed.commit is None)
+            known = not books.doubtful and self._is_known(confirmed, standing)
             holding = Holding(pending, self.job.vault.limits, confirmed.directory, known=known)
             mirror = Mirror(
                 self.job,
@@ -123,6 +123,12 @@ class _Sync:
         if self.job.options.approved:
             await asyncio.to_thread(mirror.holding.approve, self.job.options.approved)
         await hold(self.job, self.opened, mirror.holding)
+
+    def _is_known(self, confirmed: Confirmed, standing: Standing) -> bool:
+        """Whether what lies at the target is what our last commit says, and nothing that was held in a comparison with it waits there."""
+        if confirmed.commit is None:
+            return not self.job.options.adopt
+        return standing is not Standing.UNKNOWN and confirmed.commit.reconciled > 0
 
     async def _look(self, confirmed: Confirmed, announced: Announced | None) -> Found:
         """One round trip: whose the target is, and what lies there of ours."""

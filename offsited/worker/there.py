@@ -73,7 +73,7 @@ class There:
         found = parse_detailed(line)
         if found is None or found.path == b"." or b".." in found.path.split(b"/"):
             return
-        if _counts(found) and found.path.startswith(self._prefix):
+        if self._counts(found):
             self._files += 1
             self._bytes += found.length
         if self._database.execute("SELECT 1 FROM pending.expected WHERE sealed = ?", (found.path,)).fetchone() is None:
@@ -83,8 +83,12 @@ class There:
 
     def _add_surplus(self, found: Detailed) -> None:
         self._surplus.add(found.path)
-        if _counts(found):
+        if self._counts(found):
             self._database.execute("INSERT OR IGNORE INTO pending.surplus VALUES (?, ?)", (found.path, found.length))
+
+    def _counts(self, found: Detailed) -> bool:
+        """Whether it stands for an entry of a snapshot that is no directory."""
+        return found.path.startswith(self._prefix) and found.kind != "d" and not gocryptfs.is_companion(found.path)
 
     @property
     def doomed(self) -> set[str]:
@@ -108,11 +112,6 @@ class There:
 
     def _count(self, table: str) -> Count:
         return Count(*self._database.execute(f"SELECT count(*), coalesce(sum(size), 0) FROM pending.{table}").fetchone())
-
-
-def _counts(found: Detailed) -> bool:
-    """Whether it stands for an entry that is no directory."""
-    return found.kind != "d" and not gocryptfs.is_companion(found.path)
 
 
 def _expected(items: list[Item], sealed: list[str]) -> Iterator[tuple[bytes, bytes | None, int, int | str]]:

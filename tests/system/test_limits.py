@@ -42,9 +42,12 @@ def held(home: OnDisk) -> str:
     return str(get(f"{home.vault.path}/targets/disk", TARGET_INTERFACE, "HeldPlan"))
 
 
-def equals(home: OnDisk, snapshot: Path) -> bool:
+def apart(home: OnDisk, snapshot: Path, *, directories: bool = True) -> list[object]:
+    """How the target differs from a snapshot. Not `directories`: attributes of directories are those of the newest one."""
     with home.disk.mounted() as top, Mirror(home.vault, top / home.vault.name / "current").clear() as clear:
-        return differences(census(clear / "backup"), census(snapshot)) == []
+        found = differences(there := census(clear / "backup"), census(snapshot))
+    names_of_directories = {path for path, facts in there.items() if facts[0] == b"d"}
+    return [one for one in found if directories or one[0] not in names_of_directories]
 
 
 def test_sixty_percent_deleted_then_eighty_percent_rewritten(many: OnDisk) -> None:
@@ -65,7 +68,7 @@ def test_sixty_percent_deleted_then_eighty_percent_rewritten(many: OnDisk) -> No
 
     released = offsitectl("approve", many.vault.name, "--plan", held(many), "--json")
     assert (released.status, released.json["outcome"], released.json["deleted_entries"]) == (0, "done", 36)
-    assert equals(many, many.second)
+    assert apart(many, many.second) == []
     assert held(many) == ""
 
     third = copy_linked(many.second, many.vault.root / "2026-01-09")
@@ -74,9 +77,9 @@ def test_sixty_percent_deleted_then_eighty_percent_rewritten(many: OnDisk) -> No
     many.vault.point_at(third)
     ended = many.vault.sync()
     assert (ended.status, ended.json["held_changed_entries"], ended.json["held_deleted_entries"]) == (4, 16, 0)
-    assert equals(many, many.second)
+    assert apart(many, many.second, directories=False) == []
     assert offsitectl("approve", many.vault.name, "--plan", held(many)).status == 0
-    assert equals(many, third)
+    assert apart(many, third) == []
 
 
 def test_diff_and_status_name_what_is_held(many: OnDisk) -> None:
@@ -103,7 +106,7 @@ def test_diff_and_status_name_what_is_held(many: OnDisk) -> None:
     assert "held      11 deletions" in status.stdout
     dry = offsitectl("sync", many.vault.name, "--dry-run")
     assert (dry.status, "11 deletions" in dry.stdout, "file-2" in dry.told) == (4, True, False)
-    assert equals(many, many.first), "nobody has touched the target"
+    assert apart(many, many.first) == [], "nobody has touched the target"
 
 
 def test_what_was_not_shown_is_not_released(many: OnDisk) -> None:
@@ -119,8 +122,8 @@ def test_what_was_not_shown_is_not_released(many: OnDisk) -> None:
     assert held(many) in refused.stderr
     assert "offsitectl diff" in refused.stderr
     assert offsitectl("approve", many.vault.name).status == 2, "nobody can be asked here"
-    assert equals(many, many.first)
-    shutil.copytree(many.first, many.second, dirs_exist_ok=True)
+    assert apart(many, many.first, directories=False) == []
+    must("rsync", "-a", f"{many.first}/", f"{many.second}/")
     assert many.vault.sync().status == 0, "what came back is not held any more"
     assert offsitectl("approve", many.vault.name, "--plan", shown).status == 4
 
@@ -151,7 +154,7 @@ def test_a_reconcile_counts_what_the_target_has(many: OnDisk) -> None:
     again = many.vault.sync()
     assert (again.status, again.json["held_plan"]) == (4, ended.json["held_plan"]), "what is there is looked at again"
     assert offsitectl("approve", many.vault.name, "--plan", held(many)).status == 0
-    assert equals(many, many.second)
+    assert apart(many, many.second) == []
 
 
 def test_limits_of_a_vault_file_count(many: OnDisk) -> None:

@@ -66,7 +66,7 @@ def _digests(top: str | Path, paths: list[bytes]) -> dict[bytes, bytes]:
     return {path[2:]: digest for digest, path in (line.split(b"  ", 1) for line in output.split(b"\0")[:-1])}
 
 
-def differences(one: Tree, other: Tree) -> list[object]:
+def differences(one: Tree, other: Tree) -> list[tuple[bytes, tuple[bytes, ...] | None, tuple[bytes, ...] | None]]:
     """What is not the same in both; for a failed test to show."""
     return [(path, one.get(path), other.get(path)) for path in sorted(one.keys() | other.keys()) if one.get(path) != other.get(path)]
 

@@ -97,8 +97,14 @@ class Machine:
         path.chmod(0o700)
         self.settings[name] = str(path)
 
-    def sync(self, **options: bool) -> JobRecord:
+    def sync(self, **options: Any) -> JobRecord:
         return self._run(Kind.SYNC, Options(**options))
+
+    def approve(self, record: JobRecord) -> JobRecord:
+        """Release what a sync has held."""
+        assert (record.outcome, record.reason) == (Outcome.HELD, Reason.LIMIT_EXCEEDED), record.detail
+        assert record.held is not None
+        return self.sync(approved=record.held.plan)
 
     def killed(self, work: Callable[[], object], at: str = "", *, time: int = 1) -> None:
         """Do it in a process that must be killed before its end: by a tool, or where it calls `at`, a dotted name, for the n-th `time`."""
