@@ -120,6 +120,8 @@ DESTINATION_FD: Final = "destination"
 """A restore's destination directory, opened by the caller."""
 PATHS_FD: Final = "paths"
 """The paths to restore: NUL-separated bytes in a regular file or memfd."""
+MOUNT_POINT_FD: Final = "mount-point"
+"""The directory at which a mount is to be seen, opened by the caller."""
 FINDINGS_FD: Final = "findings"
 """Where a verification is to name what it found: a regular file or memfd, opened for writing by the caller."""
 

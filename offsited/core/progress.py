@@ -25,6 +25,7 @@ class Phase(StrEnum):
     LISTING = "listing"
     READING = "reading"
     WAITING = "waiting"
+    MOUNTED = "mounted"
 
 
 @dataclass(frozen=True)
