@@ -158,6 +158,17 @@ def test_over_ssh_everything_is_compared_too(vault: MakeVault, remote: Remote, k
     assert differences(census(snapshot), made.restored(tmp_path / "back", target="vps")) == []
 
 
+def test_what_fake_super_keeps_is_compared_as_what_it_stands_for(vault: MakeVault, remote: Remote, key: Path, tmp_path: Path) -> None:
+    made = vault()
+    snapshot = made.snapshot()
+    plant(snapshot / "tree")
+    remote.let_in(str(made.init(f"vps={remote.spec}", key=key).json["authorized_keys"]))
+    made.set_target('rsync_options = ["-M--fake-super"]')
+    assert made.sync().status in {0, 1}
+    clean(made, "--level", "data")
+    assert differences(census(snapshot), made.restored(tmp_path / "back")) == []
+
+
 def test_a_restore_for_proof(home: OnDisk, user: pwd.struct_passwd) -> None:
     vault = home.vault
     vault.synced()
