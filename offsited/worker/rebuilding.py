@@ -17,6 +17,7 @@ from offsited.worker.destination import SCRATCH, Destination
 from offsited.worker.fetching import Clear
 from offsited.worker.job import Job
 from offsited.worker.ledger import Ledger
+from offsited.worker.turns import to_its_end
 from offsited.worker.writing import Writer
 
 PART_ENTRIES: Final = 5000
@@ -72,12 +73,12 @@ class Rebuilding:
             writer = Writer(top, source, lambda one: differences.note(one.path, one.what), self._stop)
             pool = stack.enter_context(ThreadPoolExecutor(WRITERS, "writer"))
             stack.callback(self._stop.set)
-            await asyncio.to_thread(self._make_directories, writer)
+            await to_its_end(lambda: self._make_directories(writer), self._stop)
             for part in parts(self._rows()):
                 await self._write(writer, pool, part)
             for row in self._flagged:
                 writer.finish_linked(row)
-            await asyncio.to_thread(self._finish_directories, writer)
+            await to_its_end(lambda: self._finish_directories(writer), self._stop)
 
     # --- which rows ------------------------------------------------------------------------------------------------
 
