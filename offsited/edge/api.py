@@ -184,6 +184,7 @@ class TargetExport(_Exported):
             "Confirmed": known.confirmed,
             "Verified": known.verified.ended if known.verified else 0,
             "Proven": known.proven.ended if known.proven else 0,
+            "CheckReason": known.check_reason,
             **_last(known.last),
         }
 

@@ -298,7 +298,7 @@ class Engine:
         if not job.writes:
             vault.take(record)
             vault.files.prune_records(vault.kept)
-            self._announcer.target_changed(vault, record.target, "Verified", "Proven")
+            self._announcer.target_changed(vault, record.target, "Verified", "Proven", "CheckReason")
             return
         vault.take(record)
         vault.files.prune_records(vault.kept)

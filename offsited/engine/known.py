@@ -25,9 +25,13 @@ class KnownTarget:
     """The last verification, of metadata or data, that found everything as it should be."""
     proven: JobRecord | None = None
     """The last restore-test that did."""
+    checked: JobRecord | None = None
+    """The last verification or restore-test."""
 
     def take_reader(self, record: JobRecord) -> None:
         """Learn how a newer job that reads ended."""
+        if record.kind in {Kind.VERIFY, Kind.RESTORE_TEST}:
+            self.checked = record
         if record.outcome is not Outcome.DONE:
             return
         if record.kind is Kind.VERIFY and record.options.level != Level.COMMIT:
@@ -59,9 +63,14 @@ class KnownTarget:
         return self.commit.job if self.commit else 0
 
     @property
+    def check_reason(self) -> str:
+        """What the last verification or restore-test found to be wrong, a word of `core.outcome.Reason`; "" = nothing."""
+        return self.checked.reason if self.checked and self.checked.outcome is Outcome.PARTIAL else ""
+
+    @property
     def kept(self) -> set[int]:
         """Jobs whose records must stay."""
-        return {record.job for record in (self.last, self.done, self.commit, self.verified, self.proven) if record}
+        return {record.job for record in (self.last, self.done, self.commit, self.verified, self.proven, self.checked) if record}
 
 
 @dataclass

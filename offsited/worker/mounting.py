@@ -101,6 +101,9 @@ def _write_down(job: Job, points: list[str], own: Path) -> None:
     """Before anything is mounted: in which order it is to be taken away."""
     directory = job.files.state / _PLACES
     directory.mkdir(mode=0o700, exist_ok=True)
+    for old in directory.glob("*.json"):  # of a power loss: what was mounted went with it
+        if not Path(json.loads(old.read_bytes())["own"]).exists():
+            old.unlink()
     write_whole(directory / f"{job.number}.json", json.dumps({"points": points, "own": str(own)}).encode())
     own.mkdir(mode=0o700)
 

@@ -63,12 +63,14 @@ def test_what_is_damaged_on_a_disk_is_named_and_sent_again(secretive: OnDisk) ->
     assert {(one["path"], one["what"]) for one in found} == {(name, "content") for name in SECRETS}
     shown_to_a_person = offsitectl("verify", vault.name, "--level", "data")
     assert "love-letter: content: " in shown_to_a_person.stdout
+    assert f"to do     disk: Send again what differs: offsitectl verify {vault.name} --target disk --repair" in offsitectl("status").stdout
     ended, found = verify(vault, "--level", "data", "--repair")
     assert (ended.status, len(found)) == (0, 3), ended.told
     assert ended.json["kind"] == "sync"
     assert ended.json["sent_entries"] == 3
     before = int(clean(vault, "--level", "data")["ended"])  # type: ignore[call-overload]
     assert get(target_path(vault.name, "disk"), TARGET, "Verified") == before
+    assert get(target_path(vault.name, "disk"), TARGET, "CheckReason") == ""
     assert "verified " in offsitectl("status", vault.name).stdout
     assert "verify" in offsitectl("history", vault.name).stdout
 
