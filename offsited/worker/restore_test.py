@@ -79,7 +79,7 @@ class _Testing:
             with Ledger.opened(await manifest(self.job, clear, destination)) as ledger:
                 chosen = await asyncio.to_thread(self._choose, ledger)
                 rebuilding = Rebuilding(self.job, ledger, destination, clear, chosen)
-                await clear.view.guard(rebuilding.run())
+                await rebuilding.run()
                 stop = threading.Event()
                 await to_its_end(lambda: self._read_again(ledger, chosen, destination, stop), stop)
         return self._ending(rebuilding, destination)
