@@ -122,6 +122,8 @@ PATHS_FD: Final = "paths"
 """The paths to restore: NUL-separated bytes in a regular file or memfd."""
 DIFF_FD: Final = "diff"
 """Where a dry run writes its plan: a regular file or memfd of the caller's."""
+MOUNT_POINT_FD: Final = "mount-point"
+"""The directory at which a mount is to be seen, opened by the caller."""
 FINDINGS_FD: Final = "findings"
 """Where a verification is to name what it found: a regular file or memfd, opened for writing by the caller."""
 

@@ -10,6 +10,7 @@ the directory. One writer at a time: a job's record belongs to the daemon until 
     /var/lib/offsited/vaults/NAME/plain/               bind points and key file
     /var/lib/offsited/vaults/NAME/state/vault.json     the vault's id
     /var/lib/offsited/vaults/NAME/state/jobs/ID.json   one job's record
+    /var/lib/offsited/vaults/NAME/state/mounts/        where jobs have mounted something for all to see
     /var/lib/offsited/vaults/NAME/state/targets/T/     what one target is known to hold
 """
 

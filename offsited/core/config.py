@@ -266,6 +266,7 @@ class Tools(_Table):
     ssh: AbsolutePath = "/usr/bin/ssh"
     setpriv: AbsolutePath = "/usr/bin/setpriv"
     mount: AbsolutePath = "/usr/bin/mount"
+    sshfs: AbsolutePath = "/usr/bin/sshfs"
 
     @property
     def gocryptfs_xray(self) -> str:

@@ -78,9 +78,13 @@ def names_mount(tool: str, skeleton: Path, view: Path, *, key_file: Path, notify
     return [*_mount(tool, notify), f"-config={key_file}", "-reverse", *asking, "--", str(skeleton), str(view)]
 
 
-def forward_mount(tool: str, sealed: str, view: Path, *, key_file: Path, notify: int) -> list[str]:
-    """The command that shows the encrypted tree `sealed` in clear at `view`, read-only, in the foreground."""
-    return [*_mount(tool, notify), f"-config={key_file}", "-ro", "--", sealed, str(view)]
+def forward_mount(tool: str, sealed: str, view: Path, *, key_file: Path, notify: int, others: bool = False) -> list[str]:
+    """The command that shows the encrypted tree `sealed` in clear at `view`, read-only, in the foreground.
+
+    `others`: not to root alone, but to everybody as owners and modes in it say.
+    """
+    allowing = ["-allow_other"] if others else []
+    return [*_mount(tool, notify), f"-config={key_file}", "-ro", *allowing, "--", sealed, str(view)]
 
 
 def _mount(tool: str, notify: int) -> list[str]:

@@ -79,6 +79,8 @@ class Reason(StrEnum):
     VERIFIED_DIFFERENT = "verified-different"
     TARGET_IN_DOUBT = "target-in-doubt"
     SCRATCH_FULL = "scratch-full"
+    MOUNT_POINT_UNUSABLE = "mount-point-unusable"
+    SSHFS_MISSING = "sshfs-missing"
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ ADVICE: dict[Reason, Advice] = {
     Reason.RESTORED_DIFFERENT: Advice(Exit.DIFFERENT, "everything that could be was restored, and something is not as the manifest says", "Look at the list; other targets may hold it as it was"),
     Reason.VERIFIED_DIFFERENT: Advice(Exit.DIFFERENT, "the target is not as the manifest says", "Send again what differs: offsitectl verify {vault} --target {target} --repair"),
     Reason.TARGET_IN_DOUBT: Advice(_F, "an interrupted sync left the target between two snapshots; what it was about to change was not verified", "Sync first: offsitectl sync {vault} --target {target}"),
+    Reason.MOUNT_POINT_UNUSABLE: Advice(_F, "nothing can be mounted there", "Choose an existing, empty directory"),
+    Reason.SSHFS_MISSING: Advice(_C, "sshfs cannot be run", "Install sshfs, or set [tools] sshfs in /etc/offsited/offsited.toml"),
     Reason.SCRATCH_FULL: Advice(_F, "there is no room below /var/lib/offsited for what must be fetched to be verified", "Make room there, then run it again"),
 }  # fmt: skip
 

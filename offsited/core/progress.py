@@ -26,6 +26,7 @@ class Phase(StrEnum):
     LISTING = "listing"
     READING = "reading"
     WAITING = "waiting"
+    MOUNTED = "mounted"
 
 
 @dataclass(frozen=True)

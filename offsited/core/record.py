@@ -20,6 +20,7 @@ class Kind(StrEnum):
     RESTORE = "restore"
     VERIFY = "verify"
     RESTORE_TEST = "restore-test"
+    MOUNT = "mount"
 
 
 class Options(BaseModel):

@@ -7,6 +7,7 @@ from typing import Final
 
 from offsited.core.config import SshTarget
 from offsited.core.outcome import Reason
+from offsited.names import CURRENT_DIR
 
 _OPTIONS: Final = (
     "BatchMode=yes",
@@ -66,3 +67,10 @@ def meaning(complaints: str) -> Reason | None:
 
 def _quoted(word: str) -> str:
     return '"' + word.replace('"', '""') + '"' if re.search(r"[\s'\"]", word) else word
+
+
+def sshfs(tool: str, target: SshTarget, shell: list[str], point: Path) -> list[str]:
+    """The command that shows the target's mirror at `point`, read-only, in the foreground, sshfs(1). A comma in an option is escaped."""
+    command = remote_shell(shell).replace("\\", "\\\\").replace(",", "\\,")
+    options = f"ro,nosuid,nodev,noexec,idmap=none,dir_cache=yes,ssh_command={command}"
+    return [tool, "-f", "-p", str(target.port), "-o", options, f"{target.host}:{target.directory}/{CURRENT_DIR}", str(point)]

@@ -77,6 +77,8 @@ def capability_mask(capabilities: tuple[str, ...]) -> int:
 
 def job_unit(record: JobRecord, vault: Vault, target: DiskTarget | SshTarget, directory: str) -> UnitSpec:
     """The unit of one job. `directory` is the vault's directory below /var/lib/offsited, the one place it may write beside its target."""
+    if record.kind is Kind.MOUNT:
+        return _mount_unit(record, target)
     return UnitSpec(
         record.unit,
         (
@@ -102,6 +104,35 @@ def job_unit(record: JobRecord, vault: Vault, target: DiskTarget | SshTarget, di
             ("PrivateTmp", "b", record.kind is not Kind.RESTORE and not _in_tmp(vault.source)),
             ("SystemCallFilter", "(bas)", (True, ["@system-service", "@mount"])),
             *_SANDBOX,
+        ),
+    )
+
+
+def _mount_unit(record: JobRecord, target: DiskTarget | SshTarget) -> UnitSpec:
+    """The unit of a mount that everybody is to see: nothing here makes a mount namespace. Whatever dies, its stop takes the mounts away."""
+    arguments = [record.vault, record.target, str(record.job)]
+    return UnitSpec(
+        record.unit,
+        (
+            ("Description", "s", description(record)),
+            ("Type", "s", "notify"),
+            ("NotifyAccess", "s", "main"),
+            ("ExecStart", "a(sasb)", [(PYTHON, [*WORKER, record.kind.value, *arguments], False)]),
+            ("ExecStopPost", "a(sasb)", [(PYTHON, [*WORKER, "unmount", *arguments], False)]),
+            ("AddRef", "b", True),
+            ("WatchdogUSec", "t", WATCHDOG_USEC),
+            ("TimeoutStartUSec", "t", 120 * _SECOND),
+            ("TimeoutStopUSec", "t", STOP_USEC),
+            ("KillMode", "s", "mixed"),
+            ("RuntimeDirectory", "as", [names.runtime_directory(record.unit)]),
+            ("RuntimeDirectoryMode", "u", 0o700),
+            ("LogExtraFields", "aay", _journal_fields(record)),
+            ("CapabilityBoundingSet", "t", capability_mask(_MOUNTING)),
+            ("DevicePolicy", "s", "closed"),
+            ("DeviceAllow", "a(ss)", _devices(record.kind, target)),
+            ("RestrictAddressFamilies", "(bas)", (True, _families(target))),
+            ("SystemCallFilter", "(bas)", (True, ["@system-service", "@mount"])),
+            *(setting for setting in _SANDBOX if setting[0] in _WITHOUT_NAMESPACE),
         ),
     )
 
@@ -210,3 +241,9 @@ _SANDBOX: Final[tuple[Property, ...]] = (
     ("LimitCORE", "t", 0),
     ("UMask", "u", 0o077),
 )
+
+_WITHOUT_NAMESPACE: Final = frozenset({
+    "CollectMode", "Slice", "SyslogIdentifier", "NoNewPrivileges", "LockPersonality", "RestrictRealtime", "MemoryDenyWriteExecute",
+    "RestrictNamespaces", "SystemCallArchitectures", "KeyringMode", "LimitCORE", "UMask",
+})  # fmt: skip
+"""Those of `_SANDBOX` for which systemd makes no mount namespace."""

@@ -403,6 +403,32 @@ def restore_test(out: Output, vault: str, *, target: str, timed: bool) -> int:
         return verifying.restore_test(out, client, vault, target, timed=timed)
 
 
+@cli.command()
+@vault_argument
+@click.argument("directory", metavar="DIR", type=click.Path())
+@target_option("Show this target instead of the default one.")
+@json_option
+@click.pass_obj
+def mount(out: Output, vault: str, directory: str, *, target: str) -> int:
+    """Show what a target holds at an empty directory, read-only, for browsing."""
+    from offsited.ctl import mounting
+
+    with _about(vault) as client:
+        return mounting.mount(out, client, vault, target, directory)
+
+
+@cli.command()
+@vault_argument
+@json_option
+@click.pass_obj
+def umount(out: Output, vault: str) -> int:
+    """Take away what `mount` shows of a vault."""
+    from offsited.ctl import mounting
+
+    with _about(vault) as client:
+        return mounting.umount(out, client, vault)
+
+
 @cli.command("check-config")
 @json_option
 @click.pass_obj

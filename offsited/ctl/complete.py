@@ -23,7 +23,8 @@ def vaults(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> lis
 
 def targets(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Targets, of the vault that was typed before, that begin with what is typed."""
-    return [target for target in _known().get(str(ctx.params.get("vault", "")), ()) if target.startswith(incomplete)]
+    typed = ctx.params.get("vault") or next(iter(ctx.params.get("vault_and_paths") or ()), "")
+    return [target for target in _known().get(str(typed), ()) if target.startswith(incomplete)]
 
 
 def _known() -> dict[str, tuple[str, ...]]:

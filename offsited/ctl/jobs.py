@@ -85,7 +85,7 @@ def see_through(out: Output, client: Client, vault: str, job: int, *, quiet: boo
         ) from None
     if end.dry_run:
         return tell_dry_run(out, client, end)
-    return _tell(out, end, "" if end.outcome == "done" else detail_of(client, job))
+    return tell(out, end, "" if end.outcome == "done" else detail_of(client, job))
 
 
 def cancel(out: Output, client: Client, vault: str) -> int:
@@ -132,7 +132,8 @@ def _course(end: JobEnd) -> str:
     return f"{end.kind} {words.PREPOSITIONS.get(end.kind, 'of')} {words.printable(end.target)}"
 
 
-def _tell(out: Output, end: JobEnd, detail: str) -> int:
+def tell(out: Output, end: JobEnd, detail: str) -> int:
+    """Say how a job ended; return the exit status."""
     error = verdict(end, detail)
     told = {"message": error.message, "hint": error.hint} if error else {"message": "", "hint": ""}
     out.put({**end.as_json(), **told, "exit_status": int(error.exit_status if error else Exit.DONE)})

@@ -29,6 +29,7 @@ _PHASES: Final[dict[str, str]] = {
     Phase.LISTING: "listing the target",
     Phase.READING: "reading the target",
     Phase.WAITING: "waiting for a sync",
+    Phase.MOUNTED: "mounted",
 }
 
 

@@ -146,6 +146,7 @@ class Target:
     confirmed: int = 0
     verified: int = 0
     proven: int = 0
+    check_reason: str = ""
     last_outcome: str = ""
     last_reason: str = ""
     held: Held = Held()
@@ -169,6 +170,7 @@ class Target:
             confirmed=int(properties.get("Confirmed", 0)),
             verified=int(properties.get("Verified", 0)),
             proven=int(properties.get("Proven", 0)),
+            check_reason=str(properties.get("CheckReason", "")),
             last_outcome=str(properties.get("LastOutcome", "")),
             last_reason=str(properties.get("LastReason", "")),
         )

@@ -70,6 +70,9 @@ def to_do(vault: Vault) -> list[str]:
     """What waits for a person: the command to type, or what the last outcome's reason advises."""
     lines = [f"offsitectl unlock {vault.name}"] if vault.locked else []
     for target in vault.targets:
+        if target.check_reason:
+            hint = ADVICE[parse_reason(target.check_reason)].hint.format(vault=vault.name, target=target.name, job=vault.last_job)
+            lines.append(f"{target.name}: {hint}")
         if target.last_outcome in {"", Outcome.DONE}:
             continue
         hint = ADVICE[parse_reason(target.last_reason)].hint.format(vault=vault.name, target=target.name, job=vault.last_job)
@@ -83,6 +86,9 @@ def _target(target: Target, width: int, now: int, zone: tzinfo | None) -> Iterat
     yield f"  target    {name}  {words.printable(target.kind)}{state}{', default' if target.default else ''}: {_holding(target, now, zone)}"
     if checked := _checked(target, now, zone):
         yield f"            {' ' * width}  {checked}"
+    if target.check_reason:
+        wrong = ADVICE[parse_reason(target.check_reason)].sentence
+        yield f"            {' ' * width}  {click.style('last check', fg='red')}: {wrong}"
     if target.last_outcome:
         yield f"            {' ' * width}  last sync {outcome(target.last_outcome, target.last_reason)}"
     if target.held.plan:

@@ -109,6 +109,8 @@ class VaultExport(_Exported):
             "Restore": (names.ACTION_RESTORE, self._restore),
             "Verify": (names.ACTION_VERIFY, self._verify),
             "RestoreTest": (names.ACTION_VERIFY, self._restore_test),
+            "Mount": (names.ACTION_RESTORE, self._mount),
+            "Unmount": (names.ACTION_RESTORE, self._unmount),
             "Cancel": (names.ACTION_CANCEL, self._cancel),
             "ListJobs": ("", self._list_jobs),
         }
@@ -146,6 +148,16 @@ class VaultExport(_Exported):
     async def _verify(self, target: str, findings: int, options: Mapping[str, object]) -> tuple[Any, ...]:
         job = await self._engine.verify(self._vault.name, target, findings, _verify_options(options))
         return (names.job_path(job.number),)
+
+    async def _mount(self, target: str, point: int, options: Mapping[str, object]) -> tuple[Any, ...]:
+        _flags(options)
+        job = await self._engine.mount(self._vault.name, target, point)
+        return (names.job_path(job.number),)
+
+    async def _unmount(self, options: Mapping[str, object]) -> tuple[Any, ...]:
+        _flags(options)
+        await self._engine.unmount(self._vault.name)
+        return ()
 
     async def _restore_test(self, target: str, options: Mapping[str, object]) -> tuple[Any, ...]:
         job = await self._engine.restore_test(self._vault.name, target, Options(**_flags(options, "timed")))
@@ -189,6 +201,7 @@ class TargetExport(_Exported):
             "HeldChangedBytes": known.held.changed_bytes,
             "Verified": known.verified.ended if known.verified else 0,
             "Proven": known.proven.ended if known.proven else 0,
+            "CheckReason": known.check_reason,
             **_last(known.last),
         }
 

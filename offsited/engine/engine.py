@@ -262,6 +262,22 @@ class Engine:
         """Start a restore for proof. Raise Locked, Busy, NoSuchTarget, ConfigInvalid or Failed."""
         return await self._start_reader(name, target, Kind.RESTORE_TEST, options, {})
 
+    async def mount(self, name: str, target: str, point: int) -> Job:
+        """Show what a target holds at an open directory. Raise Locked, NoSuchTarget, InvalidArgs, ConfigInvalid or Failed."""
+        vault = self.vault(name)
+        wanted = _find_target(vault, target)
+        if not stat.S_ISDIR(os.fstat(point).st_mode):
+            raise InvalidArgs("the mount point is not a directory")
+        return await self._start(vault, wanted, Kind.MOUNT, Options(), {names.MOUNT_POINT_FD: point})
+
+    async def unmount(self, name: str) -> None:
+        """End all mounts of a vault. Raise NoSuchJob if there is none."""
+        mounts = [job for job in self.jobs.running() if (job.record.vault, job.record.kind) == (self.vault(name).name, Kind.MOUNT)]
+        if not mounts:
+            raise NoSuchJob(f"nothing of vault {name} is mounted")
+        for job in mounts:
+            await self.jobs.cancel(job)
+
     async def _start_reader(self, name: str, target: str, kind: Kind, options: Options, extra: Mapping[str, int]) -> Job:
         """Start a job that reads a target, of which there is one of a kind at a time: it has a place for what it notes."""
         async with self._starting[f"{kind} {name}"]:
@@ -306,7 +322,7 @@ class Engine:
         if not job.writes:
             vault.take(record)
             vault.files.prune_records(vault.kept)
-            self._announcer.target_changed(vault, record.target, "Verified", "Proven")
+            self._announcer.target_changed(vault, record.target, "Verified", "Proven", "CheckReason")
             return
         vault.take(record)
         vault.files.prune_records(vault.kept)

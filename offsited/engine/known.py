@@ -27,9 +27,13 @@ class KnownTarget:
     """The last verification, of metadata or data, that found everything as it should be."""
     proven: JobRecord | None = None
     """The last restore-test that did."""
+    checked: JobRecord | None = None
+    """The last verification or restore-test."""
 
     def take_reader(self, record: JobRecord) -> None:
         """Learn how a newer job that reads ended."""
+        if record.kind in {Kind.VERIFY, Kind.RESTORE_TEST}:
+            self.checked = record
         if record.outcome is not Outcome.DONE:
             return
         if record.kind is Kind.VERIFY and record.options.level != Level.COMMIT:
@@ -70,9 +74,14 @@ class KnownTarget:
         return (self.waiting.held if self.waiting else None) or Held()
 
     @property
+    def check_reason(self) -> str:
+        """What the last verification or restore-test found to be wrong, a word of `core.outcome.Reason`; "" = nothing."""
+        return self.checked.reason if self.checked and self.checked.outcome is Outcome.PARTIAL else ""
+
+    @property
     def kept(self) -> set[int]:
         """Jobs whose records must stay."""
-        kept = (self.last, self.done, self.commit, self.waiting, self.verified, self.proven)
+        kept = (self.last, self.done, self.commit, self.waiting, self.verified, self.proven, self.checked)
         return {record.job for record in kept if record}
 
 

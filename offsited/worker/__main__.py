@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a job's unit runs: `python3 -I -m offsited.worker sync|restore|verify|restore-test VAULT TARGET JOB`, or `prove VAULT`."""
+"""What a job's unit runs: `python3 -I -m offsited.worker sync|restore|verify|restore-test|mount VAULT TARGET JOB`, `unmount` likewise, or
+`prove VAULT`."""
 
 import sys
 from collections.abc import Sequence
@@ -8,13 +9,14 @@ from offsited.core.record import Kind
 from offsited.errors import Exit
 from offsited.store import Store
 from offsited.worker import job
+from offsited.worker.mounting import mount, unmount
 from offsited.worker.prove import prove
 from offsited.worker.restore import restore
 from offsited.worker.restore_test import restore_test
 from offsited.worker.sync import sync
 from offsited.worker.verify import verify
 
-_BODIES = {Kind.SYNC: sync, Kind.RESTORE: restore, Kind.VERIFY: verify, Kind.RESTORE_TEST: restore_test}
+_BODIES = {Kind.SYNC: sync, Kind.RESTORE: restore, Kind.VERIFY: verify, Kind.RESTORE_TEST: restore_test, Kind.MOUNT: mount}
 
 
 def main(arguments: Sequence[str], store: Store) -> int:
@@ -22,6 +24,8 @@ def main(arguments: Sequence[str], store: Store) -> int:
     match arguments:
         case ["prove", vault]:
             return prove(store, vault)
+        case ["unmount", vault, _, number] if number.isdecimal():
+            return unmount(store.vault_files(vault), int(number))
         case [kind, vault, target, number] if kind in set(Kind) and number.isdecimal():
             record = store.vault_files(vault).read_record(int(number))
             if record is None or (record.kind, record.target) != (kind, target):

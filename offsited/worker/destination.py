@@ -90,7 +90,7 @@ class Destination:
             raise JobFailed(Reason.DESTINATION_UNUSABLE, "its file system is read-only")
         point.mkdir(mode=0o700)
         try:
-            own = _same_here(descriptor)
+            own = same_here(descriptor)
             mounts.bind(own, point, read_only=False)
         except OSError as error:
             raise JobFailed(Reason.DESTINATION_UNUSABLE, f"it cannot be reached from the job's unit: {error.strerror}") from error
@@ -192,7 +192,7 @@ class Destination:
             raise JobFailed(Reason.DESTINATION_OCCUPIED, os.fsdecode(taken[0]))
 
 
-def _same_here(descriptor: int) -> int:
+def same_here(descriptor: int) -> int:
     """Open the directory of a foreign descriptor through our own mounts. Raise OSError if it is not where its name says."""
     name = os.readlink(f"/proc/self/fd/{descriptor}")
     top = os.open("/", _DIRECTORY | os.O_CLOEXEC)

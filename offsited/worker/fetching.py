@@ -5,8 +5,8 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -27,13 +27,25 @@ from offsited.worker.view import View, mounted
 _ENOSPC_REASONS: Final = {Reason.TARGET_FULL, Reason.TARGET_READ_ONLY}
 
 
-@dataclass
 class Clear:
     """The forward view of a target's mirror."""
 
-    view: View
-    fetcher: "Fetcher | None"
-    """None where everything is there already."""
+    def __init__(self, mounting: Callable[[], AbstractAsyncContextManager[View]], fetcher: "Fetcher | None") -> None:
+        """`fetcher`: None where everything is there already."""
+        self._mounting = mounting
+        self._mount = AsyncExitStack()
+        self.fetcher = fetcher
+        self.view: View
+
+    async def renew(self) -> None:
+        """Mount it, or mount it anew: gocryptfs keeps 750 bytes or so of each entry that was ever looked at (2.5.1). Nobody may have
+        anything open there. Raise JobFailed."""
+        await self.end()
+        self.view = await self._mount.enter_async_context(self._mounting())
+
+    async def end(self) -> None:
+        """Unmount it."""
+        await self._mount.aclose()
 
     @property
     def top(self) -> Path:
@@ -111,25 +123,29 @@ class Fetcher:
 @asynccontextmanager
 async def shown_in_clear(job: Job, reached: Target, transfers: Transfers, scratch: Path) -> AsyncIterator[Clear]:
     """Within: the target's mirror in clear, read-only. Raise JobFailed."""
-    point = _unused(job.runtime, "view")
     if isinstance(job.target, DiskTarget):
         sealed = reached.place.current
     else:
         sealed = f"{scratch}/{names.CURRENT_DIR}"
         await asyncio.to_thread(lambda: Path(sealed).mkdir(mode=0o700, exist_ok=True))
-    forward = gocryptfs.forward_mount(job.tools.gocryptfs, sealed, point, key_file=job.files.key_file, notify=os.getpid())
-    if isinstance(job.target, DiskTarget):
-        async with mounted(forward, point, gocryptfs.FORWARD_FILE_SYSTEM, key=job.key) as view:
-            yield Clear(view, None)
-        return
-    async with translated(job) as paths:
-        fetcher = Fetcher(job, reached, transfers, scratch, paths)
-        # Without the IV of its top directory gocryptfs does not mount.
-        await fetcher.fetch([names.BACKUP_DIR.encode()])
-        if not (Path(sealed) / names.DIRIV_FILE).exists():
-            raise JobFailed(Reason.TARGET_EMPTY)
-        async with mounted(forward, point, gocryptfs.FORWARD_FILE_SYSTEM, key=job.key) as view:
-            yield Clear(view, fetcher)
+
+    def mounting() -> AbstractAsyncContextManager[View]:
+        point = _unused(job.runtime, "view")
+        command = gocryptfs.forward_mount(job.tools.gocryptfs, sealed, point, key_file=job.files.key_file, notify=os.getpid())
+        return mounted(command, point, gocryptfs.FORWARD_FILE_SYSTEM, key=job.key)
+
+    async with AsyncExitStack() as stack:
+        fetcher = None
+        if not isinstance(job.target, DiskTarget):
+            fetcher = Fetcher(job, reached, transfers, scratch, await stack.enter_async_context(translated(job)))
+            # Without the IV of its top directory gocryptfs does not mount.
+            await fetcher.fetch([names.BACKUP_DIR.encode()])
+            if not (Path(sealed) / names.DIRIV_FILE).exists():
+                raise JobFailed(Reason.TARGET_EMPTY)
+        clear = Clear(mounting, fetcher)
+        stack.push_async_callback(clear.end)
+        await clear.renew()
+        yield clear
 
 
 @asynccontextmanager

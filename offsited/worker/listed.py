@@ -2,6 +2,7 @@
 """Meeting everything that lies in a target's mirror, encrypted: natively on a disk, by one rsync at a host."""
 
 import asyncio
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from offsited.worker.inventory import Inventory, Met
 from offsited.worker.job import Job
 from offsited.worker.target import Target
 from offsited.worker.transfer import Transfers, patiently
+from offsited.worker.turns import to_its_end
 
 _KEY_FILE: Final = TARGET_KEY_FILE.encode()
 _COMPANION_MAX: Final = 4096
@@ -42,10 +44,7 @@ class Listed:
         """Meet everything. Raise JobFailed."""
         if isinstance(job.target, DiskTarget):
             stop = threading.Event()
-            try:
-                await asyncio.to_thread(self._walk, os.fsencode(reached.place.current.rstrip("/")), b"", stop)
-            finally:
-                stop.set()
+            await to_its_end(lambda: self._walk(os.fsencode(reached.place.current.rstrip("/")), stop), stop)
             return
         nothing = job.runtime / "nothing-there"
         await asyncio.to_thread(nothing.mkdir, mode=0o700, exist_ok=True)
@@ -58,9 +57,9 @@ class Listed:
             nanoseconds = found.mtime * 10**9
             self._meet(found.path, Met(found.kind, found.mode, found.uid, found.gid, found.length, nanoseconds))
 
-    def _walk(self, top: bytes, below: bytes, stop: threading.Event) -> None:
+    def _walk(self, top: bytes, stop: threading.Event) -> None:
         """Depth first, without a recursion of Python's: a tree may be as deep as a path is long."""
-        waiting = [below]
+        waiting = [b""]
         while waiting and not stop.is_set():
             directory = waiting.pop()
             try:
@@ -69,7 +68,7 @@ class Listed:
                 self._notice([Difference(directory, What.NAMES, f"the directory cannot be listed: {error.strerror}", own=True)])
                 continue
             with entries:
-                for entry in entries:
+                for entry in itertools.takewhile(lambda _: not stop.is_set(), entries):
                     path = directory + b"/" + entry.name if directory else entry.name
                     if self._look(entry, path):
                         waiting.append(path)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The mount system calls that Python lacks, by descriptor: openat2(2), open_tree(2), mount_setattr(2), move_mount(2), syncfs(2).
 
-Everything happens in the job's own mount namespace, which the kernel takes away with the job: nothing here is ever undone.
+Everything happens in the job's own mount namespace, which the kernel takes away with the job: nothing here is ever undone, but for what is
+mounted for everybody to see (worker.mounting).
 """
 
 import ctypes
@@ -21,6 +22,7 @@ _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_NOEXEC = 0x1, 0x2, 0x4, 0x8
 _MS_PRIVATE = 1 << 18
+_MNT_DETACH = 2
 
 _TRIES: Final = 16
 """openat2(2) answers EAGAIN when something was renamed while it resolved."""
@@ -87,6 +89,13 @@ def bind(directory: int, point: Path, *, read_only: bool) -> None:
         _call(_MOVE_MOUNT, ctypes.c_long(tree), b"", ctypes.c_long(_AT_FDCWD), os.fsencode(point), flags)
     finally:
         os.close(tree)
+
+
+def detach(point: Path) -> None:
+    """Take away what is mounted at a point, on top first, whether or not it is in use. Nothing need be there."""
+    while find(point) is not None:
+        if _libc.umount2(os.fsencode(point), _MNT_DETACH) < 0:
+            return
 
 
 def flush(directory: Path) -> None:

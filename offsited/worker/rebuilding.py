@@ -17,11 +17,14 @@ from offsited.worker.destination import SCRATCH, Destination
 from offsited.worker.fetching import Clear
 from offsited.worker.job import Job
 from offsited.worker.ledger import Ledger
+from offsited.worker.turns import to_its_end
 from offsited.worker.writing import Writer
 
 PART_ENTRIES: Final = 5000
 PART_BYTES: Final = 1 << 30
 """Of a part: what is fetched at once lies encrypted in the destination meanwhile. A single file may be larger."""
+MOUNT_ENTRIES: Final = 100_000
+"""Entries that are read through one mount: gocryptfs forgets none."""
 WRITERS: Final = 4
 """Threads: each waits for gocryptfs most of the time."""
 
@@ -53,31 +56,45 @@ class Rebuilding:
     async def run(self) -> None:
         """Do it. What does not come out as it should is noted at the destination. Raise JobFailed."""
         try:
-            source = await self._clear.view.look(lambda: os.open(self._clear.top, _DIRECTORY))
-        except OSError as error:
-            raise JobFailed(Reason.TARGET_DAMAGED, f"the top of the snapshot: {error.strerror}") from error
-        try:
-            await self._run(source)
+            await self._run()
         except OSError as error:
             raise JobFailed(Reason.DESTINATION_UNUSABLE, f"something there is not as it was made: {error.strerror}") from error
 
-    async def _run(self, source: int) -> None:
+    async def _run(self) -> None:
         with ExitStack() as stack:
-            stack.callback(os.close, source)
             top = os.open(self._destination.point, _DIRECTORY)
             stack.callback(os.close, top)
             differences = self._destination.differences
             if any(row.path == TOP or _is_scratch(row) for row in self._selected) and self._ledger.row(_SCRATCH):
                 differences.note(_SCRATCH, "a restore needs this name itself, and leaves it out")
-            writer = Writer(top, source, lambda one: differences.note(one.path, one.what), self._stop)
+            writer = Writer(top, await self._open_source(), lambda one: differences.note(one.path, one.what), self._stop)
+            stack.callback(writer.close)
             pool = stack.enter_context(ThreadPoolExecutor(WRITERS, "writer"))
             stack.callback(self._stop.set)
-            await asyncio.to_thread(self._make_directories, writer)
-            for part in parts(self._rows()):
-                await self._write(writer, pool, part)
+            await to_its_end(lambda: self._make_directories(writer), self._stop)
+            await self._write_all(writer, pool)
             for row in self._flagged:
                 writer.finish_linked(row)
-            await asyncio.to_thread(self._finish_directories, writer)
+            await to_its_end(lambda: self._finish_directories(writer), self._stop)
+
+    async def _open_source(self) -> int:
+        """Open the top of the snapshot in clear. Raise JobFailed."""
+        try:
+            return await self._clear.view.look(lambda: os.open(self._clear.top, _DIRECTORY))
+        except OSError as error:
+            raise JobFailed(Reason.TARGET_DAMAGED, f"the top of the snapshot: {error.strerror}") from error
+
+    async def _write_all(self, writer: Writer, pool: ThreadPoolExecutor) -> None:
+        """Write part by part, and now and then through a new mount."""
+        through_this = 0
+        for part in parts(self._rows()):
+            if through_this >= MOUNT_ENTRIES:
+                writer.close()
+                await self._clear.renew()
+                writer.source = await self._open_source()
+                through_this = 0
+            await self._clear.view.guard(self._write(writer, pool, part))
+            through_this += len(part)
 
     # --- which rows ------------------------------------------------------------------------------------------------
 

@@ -73,15 +73,15 @@ class _Restoring:
                 selected = await asyncio.to_thread(selection, ledger, self.wanted)
                 self._begin()
                 rebuilding = Rebuilding(self.job, ledger, self.destination, clear, selected)
-                await self._rebuild(rebuilding, clear)
+                await self._rebuild(rebuilding)
         return await asyncio.to_thread(_ending, self.job, self.destination, rebuilding.top)
 
     def _begin(self) -> None:
         self.begun = True
 
-    async def _rebuild(self, rebuilding: Rebuilding, clear: Clear) -> None:
+    async def _rebuild(self, rebuilding: Rebuilding) -> None:
         try:
-            await clear.view.guard(rebuilding.run())
+            await rebuilding.run()
         finally:
             self.job.report.note(counts=_counts(self.job, rebuilding, self.transfers))
 

@@ -7,6 +7,7 @@ What is written lies in a directory of root's alone and is removed. It reads, an
 import asyncio
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 import stat
@@ -33,7 +34,7 @@ from offsited.worker.rebuilding import Rebuilding
 from offsited.worker.restore import manifest, selection
 from offsited.worker.target import Target
 from offsited.worker.transfer import Transfers
-from offsited.worker.turns import Turns
+from offsited.worker.turns import Turns, to_its_end
 from offsited.worker.view import require
 
 SCRATCH_DIR: Final = "restore-test"
@@ -78,8 +79,9 @@ class _Testing:
             with Ledger.opened(await manifest(self.job, clear, destination)) as ledger:
                 chosen = await asyncio.to_thread(self._choose, ledger)
                 rebuilding = Rebuilding(self.job, ledger, destination, clear, chosen)
-                await clear.view.guard(rebuilding.run())
-                await asyncio.to_thread(self._read_again, ledger, chosen, destination)
+                await rebuilding.run()
+                stop = threading.Event()
+                await to_its_end(lambda: self._read_again(ledger, chosen, destination, stop), stop)
         return self._ending(rebuilding, destination)
 
     def _make_anew(self) -> None:
@@ -102,12 +104,12 @@ class _Testing:
             self.job.report.remark(f"the largest file was left out: it has {largest[0].size} bytes, and there is no room for it")
         return selection(ledger, sorted({row.path for row in chosen if row.path.partition(b"/")[0] != SCRATCH.encode()}))
 
-    def _read_again(self, ledger: Ledger, chosen: Sequence[Row], destination: Destination) -> None:
+    def _read_again(self, ledger: Ledger, chosen: Sequence[Row], destination: Destination, stop: threading.Event) -> None:
         """What was written is read as anybody would, and compared with the manifest."""
         top = os.open(self.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            contents = Contents(top, threading.Event(), fetched=True)
-            for row in _all(ledger, chosen):
+            contents = Contents(top, stop, fetched=True)
+            for row in itertools.takewhile(lambda _: not stop.is_set(), _all(ledger, chosen)):
                 for one in contents.compare(row):
                     destination.differences.note(one.path, f"{one.what} {one.detail}".rstrip())
         finally:

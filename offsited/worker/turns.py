@@ -7,11 +7,13 @@ with the unit; that one ran, by the state of the target that it leaves.
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from offsited import names
 from offsited.core.progress import Phase
+from offsited.errors import JobFailed
 from offsited.worker.confirmed import COMMIT_FILE, INTENT_FILE
 from offsited.worker.job import Job
 
@@ -43,12 +45,20 @@ class Turns:
                 self.check()
             except Overtaken:
                 continue
+            except JobFailed:
+                if self._overtaken:  # what was found to be wrong may be of the sync's making
+                    continue
+                raise
             return result
 
     def check(self) -> None:
         """Raise Overtaken if what was read since the turn began cannot be relied on. May be called from any thread."""
-        if self._unit.exists() or self._look() != self._epoch:
+        if self._overtaken:
             raise Overtaken
+
+    @property
+    def _overtaken(self) -> bool:
+        return self._unit.exists() or self._look() != self._epoch
 
     async def _free(self) -> None:
         if self._unit.exists():
@@ -71,6 +81,18 @@ class Turns:
     def _look(self) -> tuple[object, ...]:
         """What every sync that changes something at the target changes here: the commit, or the intent."""
         return tuple(_identity(os.path.join(self._state, name)) for name in (COMMIT_FILE, INTENT_FILE))
+
+
+async def to_its_end(work: Callable[[], _Result], stop: threading.Event | None = None) -> _Result:
+    """As asyncio.to_thread. Cancelled, it tells the thread by `stop` and waits for it: what a thread writes must not come later."""
+    task = asyncio.create_task(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if stop is not None:
+            stop.set()
+        await asyncio.wait({task})
+        raise
 
 
 def _identity(path: str) -> tuple[int, int] | None:

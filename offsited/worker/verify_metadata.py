@@ -6,6 +6,7 @@ On a disk exactly, with the IV of each directory; over ssh as rsync lists it: ti
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from offsited import names
@@ -21,6 +22,7 @@ from offsited.worker.ledger import Ledger
 from offsited.worker.listed import Listed
 from offsited.worker.outgoing import sealed_from
 from offsited.worker.sealed_paths import SealedPaths
+from offsited.worker.turns import to_its_end
 from offsited.worker.verification import Verification, lists, own
 
 _SNAPSHOT: Final = f"{names.BACKUP_DIR}/"
@@ -47,7 +49,7 @@ class _Metadata:
                 listed = Listed(inventory, self._findings.note, self._told)
                 await listed.of(self._job, self._all.reached, self._all.transfers)
                 self._all.entries = inventory.entries
-                await asyncio.to_thread(lambda: self._findings.note(inventory.missing()))
+                await to_its_end(lambda: self._findings.note(inventory.missing()))
                 await self._name_extra(sealed, listed.extra)
         async with shown_in_clear(self._job, self._all.reached, self._all.transfers, self._all.scratch) as clear:
             await self._verify_manifest(clear)
@@ -61,7 +63,7 @@ class _Metadata:
     async def _expect(self, ledger: Ledger, inventory: Inventory, sealed: SealedPaths) -> None:
         for rows in lists(row for row in ledger.rows_from() if not row.carried):
             paths = await sealed.of([sealed_from(row.path) for row in rows])
-            await asyncio.to_thread(self._expect_rows, ledger, inventory, list(zip(paths, rows, strict=True)))
+            await to_its_end(partial(self._expect_rows, ledger, inventory, list(zip(paths, rows, strict=True))))
         if self._all.confirmed.interrupted:
             for doubts in lists(doubt.path for doubt in ledger.doubts()):
                 inventory.allow_entries(await sealed.of([sealed_from(path) for path in doubts]))

@@ -43,9 +43,15 @@ class Writer:
     def __init__(self, top: int, source: int, differs: Callable[[Difference], None], stop: threading.Event) -> None:
         """`top`: the destination. `source`: the snapshot's top as the target holds it, in clear."""
         self._top = top
-        self._source = source
+        self.source = source
         self._differs = differs
         self._stop = stop
+
+    def close(self) -> None:
+        """Let go of the source; another one may be given."""
+        if self.source >= 0:
+            os.close(self.source)
+        self.source = -1
 
     def open_directory(self, path: bytes) -> int:
         """Open a directory that was made. Raise OSError."""
@@ -177,7 +183,7 @@ class Writer:
             self._write_empty(parent, name, row)
             return
         try:
-            source = mounts.open_deep(self._source, os.fsdecode(row.path), os.O_RDONLY)
+            source = mounts.open_deep(self.source, os.fsdecode(row.path), os.O_RDONLY)
         except OSError as error:
             self._note(row, f"the target does not have it: {error.strerror}")
             return

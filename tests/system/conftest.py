@@ -25,7 +25,7 @@ DISKS = Path("/disks")
 USER = "alice"
 """Somebody without any rights."""
 
-KINDS = ("job", "restore", "verify", "restore-test", "prove")
+KINDS = ("job", "restore", "verify", "restore-test", "mount", "prove")
 """Of units that run for a while."""
 
 MakeVault = Callable[[], Vault]

@@ -52,7 +52,7 @@ def test_outcome_has_every_word_that_the_xml_promises(home: OnDisk) -> None:
     told = outcome(job)
     assert set(told) == {
         "kind", "vault", "target", "outcome", "reason", "requested", "started", "ended", "snapshot_dated", "entries", "bytes",
-        "sent_entries", "sent_bytes", "wire_bytes", "deleted_entries",
+        "sent_entries", "sent_bytes", "wire_bytes", "deleted_entries", "differences",
     }  # fmt: skip
     assert 0 < told["requested"] <= told["started"] <= told["ended"]
     assert told["entries"] == 3

@@ -63,7 +63,7 @@ def check(vault: Vault, current: Path, snapshot: Path) -> None:
     assert Mirror(vault, current).left_to_do(snapshot) == []
     with Mirror(vault, current).clear() as clear:
         found = differences(kept_by_tree(census(snapshot)), census(clear / "backup"))
-        assert found == [], [manifest(clear / "offsited").get(entry[0]) for entry in found[:5]]  # type: ignore[index]
+        assert found == [], [manifest(clear / "offsited").get(entry[0]) for entry in found[:5]]
         check_manifest(manifest(clear / "offsited"), snapshot)
 
 

@@ -63,12 +63,14 @@ def test_what_is_damaged_on_a_disk_is_named_and_sent_again(secretive: OnDisk) ->
     assert {(one["path"], one["what"]) for one in found} == {(name, "content") for name in SECRETS}
     shown_to_a_person = offsitectl("verify", vault.name, "--level", "data")
     assert "love-letter: content: " in shown_to_a_person.stdout
+    assert f"to do     disk: Send again what differs: offsitectl verify {vault.name} --target disk --repair" in offsitectl("status").stdout
     ended, found = verify(vault, "--level", "data", "--repair")
     assert (ended.status, len(found)) == (0, 3), ended.told
     assert ended.json["kind"] == "sync"
     assert ended.json["sent_entries"] == 3
     before = int(clean(vault, "--level", "data")["ended"])  # type: ignore[call-overload]
     assert get(target_path(vault.name, "disk"), TARGET, "Verified") == before
+    assert get(target_path(vault.name, "disk"), TARGET, "CheckReason") == ""
     assert "verified " in offsitectl("status", vault.name).stdout
     assert "verify" in offsitectl("history", vault.name).stdout
 
@@ -156,6 +158,17 @@ def test_over_ssh_everything_is_compared_too(vault: MakeVault, remote: Remote, k
     assert ended.status == 0, ended.told
     clean(made, "--level", "data")
     assert differences(census(snapshot), made.restored(tmp_path / "back", target="vps")) == []
+
+
+def test_what_fake_super_keeps_is_compared_as_what_it_stands_for(vault: MakeVault, remote: Remote, key: Path, tmp_path: Path) -> None:
+    made = vault()
+    snapshot = made.snapshot()
+    plant(snapshot / "tree")
+    remote.let_in(str(made.init(f"vps={remote.spec}", key=key).json["authorized_keys"]))
+    made.set_target('rsync_options = ["-M--fake-super"]')
+    assert made.sync().status in {0, 1}
+    clean(made, "--level", "data")
+    assert differences(census(snapshot), made.restored(tmp_path / "back")) == []
 
 
 def test_a_restore_for_proof(home: OnDisk, user: pwd.struct_passwd) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The transient units of jobs."""
 
+import re
+
 import pytest
 
 from offsited.core import config, unit
@@ -28,7 +30,9 @@ def properties(spec: unit.UnitSpec) -> dict[str, object]:
 
 
 TARGETS: tuple[config.DiskTarget | config.SshTarget, ...] = (DISK, SSH)
-SPECS = [unit.job_unit(record(kind), vault(), target, DIRECTORY) for kind in Kind for target in TARGETS] + [unit.prove_unit("home")]
+SPECS = [unit.job_unit(record(kind), vault(), target, DIRECTORY) for kind in Kind if kind is not Kind.MOUNT for target in TARGETS] + [
+    unit.prove_unit("home")
+]
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -176,3 +180,14 @@ def test_a_worker_that_recorded_no_end_has_failed(started: int, end: unit.UnitEn
 def test_what_the_worker_recorded_stands(outcome: Outcome, end: unit.UnitEnd) -> None:
     done = record().model_copy(update={"outcome": outcome, "ended": 3})
     assert unit.concluded(done, end, 9) == done
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_mount_s_unit_has_nothing_that_would_hide_it(target: config.DiskTarget | config.SshTarget) -> None:
+    """systemd.exec(5): each of these makes a mount namespace."""
+    spec = unit.job_unit(record(Kind.MOUNT), vault(), target, DIRECTORY)
+    found = properties(spec)
+    hiding = re.compile(r"Private|Protect|ReadWritePaths|ReadOnlyPaths|Inaccessible|Bind|Mount|TemporaryFileSystem|RootDirectory")
+    assert [name for name in found if hiding.match(name)] == []
+    assert (found["NoNewPrivileges"], found["LimitCORE"], found["DevicePolicy"]) == (True, 0, "closed")
+    assert "secret" not in repr(spec)

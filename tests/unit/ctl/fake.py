@@ -317,11 +317,25 @@ class FakeDaemon:
     def _Restore(self, call: Call) -> Body:  # noqa: N802
         return "o", [names.job_path(self.start_job(call.path.rpartition("/")[2], call.args[0] or "seed", "restore"))], []
 
+    def _Verify(self, call: Call) -> Body:  # noqa: N802
+        return "o", [names.job_path(self.start_job(call.path.rpartition("/")[2], call.args[0] or "seed", "verify"))], []
+
+    def _RestoreTest(self, call: Call) -> Body:  # noqa: N802
+        return "o", [names.job_path(self.start_job(call.path.rpartition("/")[2], call.args[0] or "seed", "restore-test"))], []
+
     def _Cancel(self, _call: Call) -> Body:  # noqa: N802
         return "", [], []
 
     def _Reload(self, _call: Call) -> Body:  # noqa: N802
         return "", [], []
+
+
+FINDINGS = (
+    b'{"path": "a/b\\u001b[31m", "what": "content", "detail": "3 bytes instead of 4"}\n'
+    b'{"path": "commit.json", "what": "commit", "detail": "", "own": true}\n'
+    b'{"path": "x", "what": "of a newer daemon", "detail": ""}\n'
+)
+"""What it writes where a verification is to tell what it found."""
 
 
 def _close(descriptors: Iterable[int]) -> None:
@@ -337,6 +351,8 @@ def _received(message: Message) -> Call:
         status = os.fstat(descriptor)
         call.inodes.append((status.st_dev, status.st_ino))
         call.contents.append(b"" if os.path.isdir(f"/proc/self/fd/{descriptor}") else os.pread(descriptor, 100_000, 0))
+        if message.member == "Verify":
+            os.write(descriptor, FINDINGS)
         os.close(descriptor)
     return call
 

@@ -16,6 +16,7 @@ from offsited.core import gocryptfs
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord
 from offsited.worker.destination import SCRATCH
+from offsited.worker.fetching import Clear
 
 from .machine import Machine, done, failed
 from .trees import fill, flags, more, tree
@@ -112,6 +113,23 @@ def test_a_ledger_of_another_commit_is_not_used(machine: Machine, furnished: Pat
     to = machine.top / "to"
     done(machine.restore(to))
     same(to, furnished)
+
+
+def test_a_large_restore_takes_a_new_mount_now_and_then(machine: Machine, furnished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gocryptfs forgets nothing: two million entries would fill its memory."""
+    monkeypatch.setattr("offsited.worker.rebuilding.MOUNT_ENTRIES", 6)
+    monkeypatch.setattr("offsited.worker.rebuilding.PART_ENTRIES", 3)
+    real, times = Clear.renew, []
+
+    async def counted(clear: Clear) -> None:
+        times.append(clear)
+        await real(clear)
+
+    monkeypatch.setattr(Clear, "renew", counted)
+    to = machine.top / "to"
+    done(machine.restore(to))
+    same(to, furnished)
+    assert len(times) > 3
 
 
 def test_hard_links_over_several_paths_that_were_asked_for(machine: Machine, furnished: Path) -> None:

@@ -15,12 +15,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord
 from offsited.core.verification import Difference, What
+from offsited.worker.fetching import shown_in_clear
 
 from .faults import FAULTS, Fault, Mirror, Victims, untimed
 from .machine import Machine, done, failed, holds
@@ -368,6 +370,31 @@ def test_a_file_of_a_sample_and_what_is_due(machine: Machine) -> None:
     assert read == [800_000, 850_000, 850_000]  # and the time that this takes
     assert [one.path for one in found] == [b"39"]
     assert sum(read) >= 40 * 50_000
+
+
+def test_a_mount_is_used_for_so_many_entries_alone(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gocryptfs forgets nothing: two million entries would fill its memory."""
+    snapshot = machine.snapshot("2026-11-20")
+    for number in range(25):
+        (snapshot / f"{number:02}").write_bytes(b"x" * (number + 1))
+    done(machine.sync())
+    with mirror(machine) as opened:
+        flipped(opened.sealed("03"))
+        flipped(opened.sealed("21"))
+    monkeypatch.setattr("offsited.worker.verify_content.MOUNT_ENTRIES", 10)
+    monkeypatch.setattr("offsited.worker.verify_content.SLICE_ENTRIES", 5)
+    mounts: list[object] = []
+
+    def counted(*given: Any) -> Any:
+        mounts.append(given)
+        return shown_in_clear(*given)
+
+    monkeypatch.setattr("offsited.worker.verify_content.shown_in_clear", counted)
+    record, found = machine.verify()
+    different(record)
+    assert [one.path for one in found] == [b"03", b"21"]
+    assert record.counts.bytes == sum(range(1, 26))
+    assert len(mounts) == 3
 
 
 def age_rotation(machine: Machine, *, days: int) -> None:
