@@ -135,15 +135,19 @@ def init(
 @cli.command()
 @click.argument("vaults", metavar="[NAME]...", nargs=-1, callback=complete.checked_name, shell_complete=complete.vaults)
 @passphrase_option
+@click.option(
+    "--ask-password", is_flag=True, help="Ask through systemd's password agents, until the right answer comes. At boot a unit does."
+)
 @json_option
 @click.pass_obj
-def unlock(out: Output, vaults: tuple[str, ...], passphrase_file: str | None) -> int:
+def unlock(out: Output, vaults: tuple[str, ...], *, passphrase_file: str | None, ask_password: bool) -> int:
     """Enter the passphrase of the vaults named, or of all that are locked."""
     from offsited.ctl.unlock import unlock as unlock_them
-    from offsited.store import Store
 
+    if ask_password and passphrase_file is not None:
+        raise click.UsageError("--ask-password goes without --passphrase-file.")
     with _about(None) as client:
-        return unlock_them(out, client, Store(), vaults, passphrase_file)
+        return unlock_them(out, client, vaults, passphrase_file, agents=ask_password)
 
 
 @cli.command()

@@ -92,6 +92,7 @@ class VaultExport(_Exported):
             "Name": vault.name,
             "Id": vault.id,
             "Locked": self._engine.locked(vault.name),
+            "PassphraseSource": vault.config.entered_by,
             "Job": names.job_path(job.number) if job else _NO_OBJECT,
             "DefaultTarget": vault.config.default_target.name,
             "LastJob": vault.last.job if vault.last else 0,
@@ -102,6 +103,7 @@ class VaultExport(_Exported):
         return {
             "Unlock": (names.ACTION_UNLOCK, self._unlock),
             "Lock": (names.ACTION_UNLOCK, self._lock),
+            "FetchPassphrase": (names.ACTION_UNLOCK, self._fetch_passphrase),
             "Sync": (names.ACTION_SYNC, self._sync),
             "Restore": (names.ACTION_RESTORE, self._restore),
             "Cancel": (names.ACTION_CANCEL, self._cancel),
@@ -116,6 +118,11 @@ class VaultExport(_Exported):
     async def _lock(self, options: Mapping[str, object]) -> tuple[Any, ...]:
         _flags(options)
         self._engine.lock(self._vault.name)
+        return ()
+
+    async def _fetch_passphrase(self, options: Mapping[str, object]) -> tuple[Any, ...]:
+        _flags(options)
+        await self._engine.fetch_passphrase(self._vault.name)
         return ()
 
     async def _sync(self, target: str, options: Mapping[str, object]) -> tuple[Any, ...]:

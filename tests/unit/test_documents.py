@@ -239,6 +239,8 @@ def test_units_and_journal_fields_are_named_as_the_program_names_them() -> None:
     units = [
         names.job_unit("NAME"),
         names.prove_unit("NAME"),
+        names.ask_unit("NAME"),
+        names.unlock_service("NAME"),
         names.sync_service("NAME"),
         names.sync_timer("NAME"),
         names.sync_path_unit("NAME"),

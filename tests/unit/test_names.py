@@ -146,6 +146,9 @@ def test_the_daemons_unit() -> None:
 
 def test_units_have_our_names() -> None:
     template = names.sync_service("@").replace("@@", "@")
+    asking = names.unlock_service("@").replace("@@", "@")
+    assert (ROOT / "units" / asking).exists()
+    assert f"/{asking} " in (ROOT / "packaging" / "offsited-generator").read_text()
     assert (ROOT / "units" / names.SLICE).exists()
     assert (ROOT / "units" / template).exists()
     assert (ROOT / "units" / template.replace(".service", ".timer")).exists()
