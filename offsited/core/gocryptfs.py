@@ -76,6 +76,11 @@ def names_mount(tool: str, skeleton: Path, view: Path, *, key_file: Path, notify
     return [*_mount(tool, notify), f"-config={key_file}", "-reverse", *asking, "--", str(skeleton), str(view)]
 
 
+def key_mount(tool: str, plain: Path, view: Path, *, notify: int) -> list[str]:
+    """The command that shows `plain` encrypted by a master key alone, which is a line on standard input."""
+    return [tool, "-fg", "-q", "-nosyslog", "-masterkey=stdin", f"-notifypid={notify}", "-reverse", "-aessiv", "--", str(plain), str(view)]
+
+
 def forward_mount(tool: str, sealed: str, view: Path, *, key_file: Path, notify: int) -> list[str]:
     """The command that shows the encrypted tree `sealed` in clear at `view`, read-only, in the foreground."""
     return [*_mount(tool, notify), f"-config={key_file}", "-ro", "--", sealed, str(view)]
@@ -93,6 +98,11 @@ def prove_command(tool: str, key_file: Path) -> list[str]:
 def init_command(tool: str, plain: Path) -> list[str]:
     """The command that makes a key file in `plain` for reverse mode, with the passphrase on standard input."""
     return [tool, "-init", "-reverse", "-q", "-passfile=/dev/stdin", "--", str(plain)]
+
+
+def change_command(tool: str, key_file: Path, plain: Path) -> list[str]:
+    """The command that gives a key file another passphrase, in place. On standard input the old one and the new one, a line each."""
+    return [tool, "-passwd", "-q", "-reverse", f"-config={key_file}", "--", str(plain)]
 
 
 def exclude_lines(patterns: tuple[str, ...]) -> bytes:

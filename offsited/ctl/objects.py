@@ -112,6 +112,7 @@ class Target:
     commit_job: int = 0
     snapshot_dated: int = 0
     confirmed: int = 0
+    key_file: str = ""
     last_outcome: str = ""
     last_reason: str = ""
 
@@ -125,6 +126,7 @@ class Target:
             commit_job=int(properties.get("CommitJob", 0)),
             snapshot_dated=int(properties.get("SnapshotDated", 0)),
             confirmed=int(properties.get("Confirmed", 0)),
+            key_file=str(properties.get("KeyFile", "")),
             last_outcome=str(properties.get("LastOutcome", "")),
             last_reason=str(properties.get("LastReason", "")),
         )
@@ -137,6 +139,8 @@ class Vault:
     name: str
     id: str = ""
     locked: bool = False
+    passphrase_changed: int = 0
+    kit_confirmed: int = 0
     default_target: str = ""
     last_job: int = 0
     last_outcome: str = ""
@@ -150,6 +154,8 @@ class Vault:
             name=str(properties.get("Name", "")),
             id=str(properties.get("Id", "")),
             locked=bool(properties.get("Locked", False)),
+            passphrase_changed=int(properties.get("PassphraseChanged", 0)),
+            kit_confirmed=int(properties.get("KitConfirmed", 0)),
             default_target=str(properties.get("DefaultTarget", "")),
             last_job=int(properties.get("LastJob", 0)),
             last_outcome=str(properties.get("LastOutcome", "")),

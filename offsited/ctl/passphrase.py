@@ -117,6 +117,39 @@ def from_agents(question: str, identity: str, wait: Callable[[int], None]) -> Pa
     return _gather(lambda memfd, _room: _ask(question, identity, wait, memfd))
 
 
+@contextlib.contextmanager
+def as_lines(*secrets: Passphrase) -> Iterator[int]:
+    """A descriptor to be a program's standard input: each passphrase on a line of its own. The kernel copies them, sendfile(2)."""
+    memfd = os.memfd_create("offsited-passphrases", os.MFD_CLOEXEC)
+    try:
+        for secret in secrets:
+            with secret.as_input() as source:
+                os.sendfile(memfd, source, 0, len(secret))
+            os.write(memfd, b"\n")
+        os.lseek(memfd, 0, os.SEEK_SET)
+        yield memfd
+    finally:
+        os.close(memfd)
+
+
+def twice(question: str, attempts: int, note: Callable[[str], None]) -> Passphrase:
+    """Ask for a new passphrase on the terminal until it was typed the same twice. Raise Failed after so many attempts."""
+    for _attempt in range(attempts):
+        first = from_prompt(question)
+        with from_prompt("The same again: ") as second:
+            if first.same_as(second):
+                return first
+        first.close()
+        note("The two differ; try again.")
+    raise Failed("the passphrase was not typed the same twice", hint="Nothing was made or changed; run it again")
+
+
+def warn_if_short(secret: Passphrase, note: Callable[[str], None]) -> None:
+    """Whoever has a target has a key file to try guesses on."""
+    if len(secret) < SHORT:
+        note(f"warning: a passphrase of {len(secret)} bytes is short; whoever has a target can try guesses at leisure")
+
+
 def refuse_core_dumps() -> None:
     """From here on this process leaves no core file, and no other process of the user may read its memory. prctl(2)."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from offsited import names
-from offsited.ctl import agent, objects, passphrase
+from offsited.ctl import agent, objects, passphrase, swap
 from offsited.ctl.client import Client, NoAnswer, Presence, Request
 from offsited.ctl.jobs import vault_path, worst
 from offsited.ctl.output import Output
@@ -30,12 +30,20 @@ def unlock(out: Output, client: Client, vaults: Sequence[str], file: str | None,
     chosen = list(vaults) or [vault.name for vault in objects.vaults(client.managed_objects()) if vault.locked]
     if not chosen:
         out.say("no vault is locked")
+    else:
+        warn_of_swap(out)
     given = passphrase.from_file(file) if file is not None and chosen else None
     try:
         return worst([_unlock_told(out, client, vault, given, agents=agents) for vault in chosen])
     finally:
         if given is not None:
             given.close()
+
+
+def warn_of_swap(out: Output) -> None:
+    """A passphrase is in memory from now on."""
+    for sentence in swap.warnings():
+        out.note(f"warning: {sentence}")
 
 
 def lock(out: Output, client: Client, vault: str) -> int:

@@ -88,11 +88,14 @@ class VaultExport(_Exported):
     def properties(self) -> Mapping[str, object]:
         vault = self._vault
         job = self._engine.jobs.writing(vault.name)
+        key = vault.files.key_record()
         return {
             "Name": vault.name,
             "Id": vault.id,
             "Locked": self._engine.locked(vault.name),
             "PassphraseSource": vault.config.entered_by,
+            "PassphraseChanged": key.changed if key else 0,
+            "KitConfirmed": key.kit_confirmed if key else 0,
             "Job": names.job_path(job.number) if job else _NO_OBJECT,
             "DefaultTarget": vault.config.default_target.name,
             "LastJob": vault.last.job if vault.last else 0,
@@ -166,8 +169,16 @@ class TargetExport(_Exported):
             "CommitJob": known.commit_job,
             "SnapshotDated": known.snapshot_dated,
             "Confirmed": known.confirmed,
+            "KeyFile": self._key_file(known),
             **_last(known.last),
         }
+
+    def _key_file(self, known: KnownTarget) -> str:
+        """Whether the passphrase of now opens the target's copy of the key file."""
+        record = self._vault.files.key_record()
+        if record is None or not known.key_file:
+            return "unknown"
+        return "current" if known.key_file == record.sha256 else "older"
 
     def _state(self, known: KnownTarget) -> str:
         """A disk is there or not. Of a host we know what the last job found."""

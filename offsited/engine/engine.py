@@ -174,8 +174,14 @@ class Engine:
         self._keys.keep(vault, descriptor)
         _log.info("vault %s is unlocked", vault, extra={names.FIELD_VAULT: vault})
         if vault in self._vaults:
-            self._announcer.vault_changed(self._vaults[vault], "Locked")
+            self._announce_key(self._vaults[vault])
         self._tell_locked()
+
+    def _announce_key(self, vault: KnownVault) -> None:
+        """A passphrase that was handed over may be a new one."""
+        self._announcer.vault_changed(vault, "Locked", "PassphraseChanged")
+        for target in vault.config.target:
+            self._announcer.target_changed(vault, target.name, "KeyFile")
 
     async def _prove(self, vault: str, descriptor: int) -> None:
         with _closing(self._keys.reopen(descriptor)) as key:
@@ -293,7 +299,7 @@ class Engine:
         vault.take(record)
         vault.files.prune_records(vault.kept)
         self._announcer.vault_changed(vault, "Job", "LastJob", "LastOutcome", "LastReason")
-        changed = ("State", "CommitJob", "SnapshotDated", "Confirmed", "LastOutcome", "LastReason")
+        changed = ("State", "CommitJob", "SnapshotDated", "Confirmed", "KeyFile", "LastOutcome", "LastReason")
         self._announcer.target_changed(vault, record.target, *changed)
         if record.newer and record.outcome in {Outcome.DONE, Outcome.PARTIAL}:
             self._again(record)

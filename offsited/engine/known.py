@@ -20,6 +20,8 @@ class KnownTarget:
     """The last good one: the target was confirmed to hold its snapshot."""
     commit: JobRecord | None = None
     """The last one that committed something new."""
+    key_file: str = ""
+    """SHA-256 of the key file that the target has, in hex; "" = not known."""
 
     def take(self, record: JobRecord) -> None:
         """Learn of a newer sync."""
@@ -28,6 +30,8 @@ class KnownTarget:
             self.done = record
         if record.commit:
             self.commit = record
+        if record.key_file:
+            self.key_file = record.key_file
 
     @property
     def confirmed(self) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a job's unit runs: `python3 -I -m offsited.worker sync|restore VAULT TARGET JOB`, or `prove VAULT`."""
+"""What a job's unit runs: `python3 -I -m offsited.worker sync|restore VAULT TARGET JOB`, or `prove VAULT`, `prove-key VAULT`."""
 
 import sys
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from offsited.errors import Exit
 from offsited.store import Store
 from offsited.worker import job
 from offsited.worker.prove import prove
+from offsited.worker.prove_key import prove_key
 from offsited.worker.restore import restore
 from offsited.worker.sync import sync
 
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str], store: Store) -> int:
     match arguments:
         case ["prove", vault]:
             return prove(store, vault)
+        case ["prove-key", vault]:
+            return prove_key(store, vault)
         case [kind, vault, target, number] if kind in set(Kind) and number.isdecimal():
             record = store.vault_files(vault).read_record(int(number))
             if record is None or (record.kind, record.target) != (kind, target):

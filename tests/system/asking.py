@@ -117,8 +117,13 @@ class Terminal:
     def type(self, line: str) -> None:
         os.write(self._master, line.encode() + b"\n")
 
+    def status(self) -> int:
+        """Wait for the program's own end."""
+        return self.process.wait(PATIENCE)
+
     def leave(self) -> None:
-        os.close(self._master)  # hangs up
+        """Hang up."""
+        os.close(self._master)
         self.process.wait(PATIENCE)
 
 

@@ -40,7 +40,8 @@ def running_afterwards() -> Iterator[None]:
 
 
 def _kill(moments: random.Random) -> None:
-    """At a random moment, whatever it does then."""
+    """At a random moment, whatever it does then; as if the last kill were long ago, for the time between restarts in a row grows."""
+    must("systemctl", "reset-failed", SERVICE)
     time.sleep(moments.uniform(0, LONGEST))  # not for anything to happen
     pid = main_pid()
     if pid:
