@@ -83,6 +83,10 @@ SERVICE: Final = "offsited.service"
 SLICE: Final = "offsited.slice"
 
 
+BOOT_HINT_SERVICE: Final = "offsited-boot-hint.service"
+"""Tells logins of locked vaults until the daemon does."""
+
+
 def job_unit(vault: str) -> str:
     """The unit of every job that writes to a vault. Its name is the lock: PID 1 refuses a second one."""
     return f"offsited-job-{vault}.service"

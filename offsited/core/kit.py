@@ -148,7 +148,8 @@ _STYLE: Final = """
 @page { size: A4; margin: 12mm }
 body { font: 9.5pt/1.35 sans-serif; margin: 0; max-width: 186mm }
 h1 { font-size: 15pt; margin: 0 0 2mm } h2 { font-size: 10pt; margin: 3mm 0 1mm } p { margin: 1mm 0 }
-pre { font: 8pt/1.3 monospace; margin: 1mm 0; padding: 1.5mm; border: 0.2mm solid #888; white-space: pre-wrap; overflow-wrap: anywhere }
+pre { font: 8pt/1.3 monospace; margin: 1mm 0; padding: 1.5mm; border: 0.2mm solid #888; white-space: pre-wrap }
+pre span { white-space: nowrap }
 .key { display: flex; gap: 8mm; align-items: center } .key pre { font-size: 13pt; border: 0 } .key svg { width: 36mm; height: 36mm }
 """
 
@@ -176,4 +177,6 @@ def _paragraph(words: str) -> str:
 
 
 def _block(commands: list[str]) -> str:
-    return f"<pre>{_escaped(chr(10).join(commands))}</pre>"
+    """A line too long for the sheet is broken at spaces alone: a path is not."""
+    lines = [" ".join(f"<span>{_escaped(word)}</span>" for word in command.split(" ")) for command in commands]
+    return "<pre>" + "\n".join(lines) + "</pre>"

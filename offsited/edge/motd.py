@@ -22,10 +22,8 @@ def show(locked: Sequence[str], file: Path = names.MOTD) -> None:
 
 
 def text(locked: Sequence[str]) -> str:
-    """What is shown, with the one command to type."""
-    vaults = f"vault {locked[0]} is" if len(locked) == 1 else f"vaults {', '.join(locked)} are"
-    passphrase = "its passphrase" if len(locked) == 1 else "each passphrase"
-    return f"offsited: {vaults} locked: no sync can run. Enter {passphrase} once: sudo offsitectl unlock\n"
+    """What is shown, with the one command to type. packaging/offsited-boot-hint says the same, before the daemon has started."""
+    return f"offsited: locked until the passphrase is entered: {', '.join(locked)}. Type: sudo offsitectl unlock\n"
 
 
 def _replace(file: Path, content: str) -> None:

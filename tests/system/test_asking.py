@@ -3,14 +3,25 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from .asking import login, questions
+from .conftest import fresh_disk, fresh_vault
 from .daemon import Watch, main_pid
 from .machine import journal, must, offsitectl, run, shown, write
 from .vaults import ETC, OnDisk
 
 MOTD = Path("/run/motd.d/offsited")
+
+
+@pytest.fixture(scope="module")
+def home(canary: str, key: Path) -> Iterator[OnDisk]:
+    """A vault that each test locks first."""
+    with fresh_disk() as disk, fresh_vault(canary) as vault:
+        yield OnDisk(vault, disk, key)
 
 
 def _asker(home: OnDisk) -> str:
@@ -86,7 +97,7 @@ def test_a_login_sees_what_waits_and_answers_by_systemds_own_agent(home: OnDisk,
     """By motd what was locked before, by systemd's wall what is asked for meanwhile."""
     home.vault.lock()
     with questions(home.vault.name) as asked, login() as terminal, Watch() as watch:
-        terminal.until(f"vault {home.vault.name} is locked")
+        terminal.until(f"locked until the passphrase is entered: {home.vault.name}")
         terminal.until("sudo offsitectl unlock")
         terminal.type("echo there")
         terminal.until("\nthere")
@@ -111,6 +122,15 @@ def test_each_vault_is_asked_for_at_boot(home: OnDisk) -> None:
         must("systemctl", "daemon-reload")
         wanted = {name for name in shown("multi-user.target", "Wants").split() if name.startswith("offsited-unlock@")}
         assert wanted == {_asker(home)}
+        assert "offsited-boot-hint.service" in shown("systemd-user-sessions.service", "Wants").split()
+        home.vault.lock()
+        told = MOTD.read_text()
+        MOTD.unlink()
+        must("systemctl", "restart", "offsited-boot-hint.service")
+        assert MOTD.read_text() == told, "in the daemon's own words"
+        assert run("stat", "-c", "%a", MOTD).stdout == "644\n"
+        assert home.vault.unlock().status == 0
+        assert not MOTD.exists()
         must("systemctl", "mask", "--runtime", _asker(home))
         assert run("systemctl", "start", _asker(home)).status != 0
     finally:
@@ -127,7 +147,8 @@ def test_a_vault_whose_command_helps_is_not_asked_for(home: OnDisk, canary: str)
     secret, program = home.vault.root / "passphrase", home.vault.root / "fetch"
     write(secret, canary)
     write(program, f"#!/bin/sh\nexec cat {secret}\n", 0o700)
-    home.vault.rewrite(f'passphrase_command = ["{program}"]\n{home.vault.file.read_text()}')
+    text = home.vault.file.read_text()
+    home.vault.rewrite(f'passphrase_command = ["{program}"]\n{text}')
     home.vault.lock()
     with questions(home.vault.name) as asked, Watch() as watch:
         must("systemctl", "start", _asker(home))
@@ -141,6 +162,7 @@ def test_a_vault_whose_command_helps_is_not_asked_for(home: OnDisk, canary: str)
         asked.next().answer(canary)
         watch.until_changed(home.vault.path, Locked=False)
     _ended(home)
+    home.vault.rewrite(text)
     assert "passphrase command" in journal(f"OFFSITED_VAULT={home.vault.name}", f"_SYSTEMD_UNIT={_asker(home)}")
 
 

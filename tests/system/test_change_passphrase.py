@@ -9,12 +9,19 @@ from pathlib import Path
 import pytest
 
 from .asking import Terminal
-from .conftest import MakeDisk, MakeVault
+from .conftest import MakeDisk, MakeVault, fresh_disk, fresh_vault
 from .daemon import TARGET, VAULT, get, target_path
 from .disks import Disk
 from .machine import Ended, journal, offsitectl, run, write
 from .trees import census, differences
 from .vaults import BULK, OnDisk, Vault
+
+
+@pytest.fixture(scope="module")
+def home(canary: str, key: Path) -> Iterator[OnDisk]:
+    """A vault whose passphrase stays, until the last test here."""
+    with fresh_disk() as disk, fresh_vault(canary) as vault:
+        yield OnDisk(vault, disk, key)
 
 
 @pytest.fixture
@@ -84,27 +91,6 @@ def test_it_reaches_each_target_at_once_or_with_its_next_sync(
     assert new not in journal()
 
 
-def test_typed_on_a_terminal(home: OnDisk, canary: str, new: str) -> None:
-    terminal = Terminal("offsitectl", "change-passphrase", home.vault.name, "--no-sync")
-    terminal.until("as it is now: ")
-    terminal.type(canary)
-    terminal.until("New passphrase")
-    terminal.type(new)
-    terminal.until("The same again: ")
-    terminal.type("another")
-    terminal.until("differ")
-    terminal.until("New passphrase")
-    terminal.type(new)
-    terminal.until("The same again: ")
-    terminal.type(new)
-    terminal.until("is changed")
-    terminal.until("old copy")
-    assert terminal.status() == 0
-    terminal.leave()
-    assert _opens(_key_file(home.vault), new)
-    home.vault.synced()
-
-
 def _unchanged(home: OnDisk, canary: str, refused: Ended, status: int) -> None:
     assert refused.status == status, refused.told
     assert _opens(_key_file(home.vault), canary)
@@ -134,4 +120,25 @@ def test_a_damaged_key_file_is_told_from_a_wrong_passphrase(home: OnDisk, given:
     refused = home.vault.sync()
     assert (refused.status, refused.json["reason"]) == (7, "key-file-damaged")
     write(_key_file(home.vault), text)
+    home.vault.synced()
+
+
+def test_typed_on_a_terminal(home: OnDisk, canary: str, new: str) -> None:
+    terminal = Terminal("offsitectl", "change-passphrase", home.vault.name, "--no-sync")
+    terminal.until("as it is now: ")
+    terminal.type(canary)
+    terminal.until("New passphrase")
+    terminal.type(new)
+    terminal.until("The same again: ")
+    terminal.type("another")
+    terminal.until("differ")
+    terminal.until("New passphrase")
+    terminal.type(new)
+    terminal.until("The same again: ")
+    terminal.type(new)
+    terminal.until("is changed")
+    terminal.until("old copy")
+    assert terminal.status() == 0
+    terminal.leave()
+    assert _opens(_key_file(home.vault), new)
     home.vault.synced()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from .asking import questions
+from .conftest import fresh_disk, fresh_vault
 from .daemon import VAULT, Watch, get
 from .machine import journal, must, offsitectl, run, shown, write
 from .vaults import OnDisk
@@ -16,13 +17,20 @@ from .vaults import OnDisk
 CREDSTORE = Path("/etc/credstore.encrypted")
 
 
-@pytest.fixture
-def enrolled(home: OnDisk) -> Iterator[OnDisk]:
-    ended = offsitectl("unlock", home.vault.name, "--enroll", "--passphrase-file", "-", stdin=home.vault.passphrase)
-    assert ended.status == 0, ended.told
-    assert "Whoever steals" in ended.stderr
-    yield home
-    shutil.rmtree(CREDSTORE)
+@pytest.fixture(scope="module")
+def enrolled(canary: str, key: Path) -> Iterator[OnDisk]:
+    """A vault that has been enrolled."""
+    with fresh_disk() as disk, fresh_vault(canary) as vault:
+        home = OnDisk(vault, disk, key)
+        assert offsitectl("unlock", "--enroll").status == 2
+        before = vault.file.read_text()
+        assert offsitectl("unlock", vault.name, "--enroll", "--passphrase-file", "-", stdin="wrong").status == 3
+        assert (vault.file.read_text(), _credential(home).exists()) == (before, False)
+        ended = offsitectl("unlock", vault.name, "--enroll", "--passphrase-file", "-", stdin=canary)
+        assert ended.status == 0, ended.told
+        assert "Whoever steals" in ended.stderr
+        yield home
+        shutil.rmtree(CREDSTORE)
 
 
 def _credential(home: OnDisk) -> Path:
@@ -46,7 +54,17 @@ def test_it_unlocks_after_a_boot_and_when_a_job_needs_it(enrolled: OnDisk, canar
     assert canary not in journal()
 
 
-def test_where_it_fails_a_person_is_asked(enrolled: OnDisk, canary: str) -> None:
+def test_it_follows_a_change_of_the_passphrase(enrolled: OnDisk, canary: str, tmp_path: Path) -> None:
+    new = f"new-{secrets.token_hex(16)}"
+    write(tmp_path / "new", new)
+    options = ["--no-sync", "--passphrase-file", "-", "--new-passphrase-file", str(tmp_path / "new")]
+    assert offsitectl("change-passphrase", enrolled.vault.name, *options, stdin=canary).status == 0
+    enrolled.vault.passphrase = new
+    enrolled.vault.lock()
+    enrolled.vault.synced()
+
+
+def test_where_it_fails_a_person_is_asked(enrolled: OnDisk) -> None:
     """Another machine's, say."""
     _credential(enrolled).write_text("bm90IGEgY3JlZGVudGlhbA==\n")
     enrolled.vault.lock()
@@ -55,27 +73,10 @@ def test_where_it_fails_a_person_is_asked(enrolled: OnDisk, canary: str) -> None
     assert f"offsitectl unlock {enrolled.vault.name}" in refused.stderr
     with questions(enrolled.vault.name) as asked, Watch() as watch:
         must("systemctl", "start", f"offsited-unlock@{enrolled.vault.name}.service")
-        asked.next().answer(canary)
+        asked.next().answer(enrolled.vault.passphrase)
         watch.until_changed(enrolled.vault.path, Locked=False)
         asked.until_none()
     must("systemctl", "stop", f"offsited-unlock@{enrolled.vault.name}.service")
-
-
-def test_it_follows_a_change_of_the_passphrase(enrolled: OnDisk, canary: str, tmp_path: Path) -> None:
-    new = f"new-{secrets.token_hex(16)}"
-    write(tmp_path / "new", new)
-    options = ["--no-sync", "--passphrase-file", "-", "--new-passphrase-file", str(tmp_path / "new")]
-    assert offsitectl("change-passphrase", enrolled.vault.name, *options, stdin=canary).status == 0
-    enrolled.vault.lock()
-    enrolled.vault.synced()
-
-
-def test_a_wrong_passphrase_is_not_enrolled(home: OnDisk) -> None:
-    before = home.vault.file.read_text()
-    assert offsitectl("unlock", home.vault.name, "--enroll", "--passphrase-file", "-", stdin="wrong").status == 3
-    assert home.vault.file.read_text() == before
-    assert not _credential(home).exists()
-    assert offsitectl("unlock", "--enroll").status == 2
 
 
 def test_a_damaged_key_file_is_taken_back_from_a_target(home: OnDisk, canary: str, tmp_path: Path) -> None:

@@ -116,11 +116,12 @@ def test_its_lines_restore_from_a_disk(lost: Lost, by: str, tmp_path: Path) -> N
 
 
 def test_the_page_has_the_same_lines_and_the_code(lost: Lost, tmp_path: Path) -> None:
-    text, page = lost.kit(tmp_path / "kit.txt"), html.unescape(lost.kit(tmp_path / "kit.html"))
+    text, page = lost.kit(tmp_path / "kit.txt"), lost.kit(tmp_path / "kit.html")
+    shown = html.unescape(re.sub("<[^>]+>", "", page))
     for command in [*_commands(text, "Target vps, directory"), *_commands(text, "Target seed, the disk")]:
-        assert command in page
+        assert command in shown
     assert "<svg" in page
-    assert HOST in page
+    assert HOST in shown
     assert lost.vault.passphrase not in text + page
     assert _key(text).replace("-", "") not in journal()
 
