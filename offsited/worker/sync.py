@@ -13,6 +13,7 @@ from offsited.core.outcome import Outcome, Reason
 from offsited.core.paths import exclude_line
 from offsited.core.record import Counts
 from offsited.errors import JobFailed
+from offsited.store import KeyRecord
 from offsited.worker import mounts, snapshot, target
 from offsited.worker.books import Books
 from offsited.worker.confirmed import Announced, Confirmed, Standing
@@ -112,6 +113,7 @@ class _Sync:
             finally:
                 self._count(mirror)
             self.job.report.note(key_file=key_file)
+            await asyncio.to_thread(self._guard, key_file)
             return self._ending(mirror)
 
     async def _look(self, confirmed: Confirmed, announced: Announced | None) -> Found:
@@ -126,6 +128,11 @@ class _Sync:
         if not files.key_file_is_right():
             raise JobFailed(Reason.KEY_FILE_DAMAGED, f"{files.key_file} is not as offsitectl left it")
         return found
+
+    def _guard(self, key_file: str) -> None:
+        """A vault of an earlier version, or one that was rebuilt, has no record of its key file yet."""
+        if self.job.files.key_record() is None:
+            self.job.files.write_key_record(KeyRecord(sha256=key_file))
 
     def _has_key_file(self, found: Found, confirmed: Confirmed, key_file: str) -> bool:
         """Whether the target has the vault's key file. A change of the passphrase is no surprise; anything else is told."""

@@ -122,7 +122,9 @@ def test_proving_tells_a_damaged_key_file_from_a_wrong_passphrase(synced: Machin
         os.close(kept)
 
 
-def test_a_vault_of_an_earlier_version_has_no_record_and_goes_on(machine: Machine) -> None:
+def test_a_vault_of_an_earlier_version_is_guarded_from_its_next_sync_on(machine: Machine) -> None:
+    assert machine.files.key_record() is None
+    assert machine.files.key_file_is_right()
     (machine.snapshot("2026-01-01") / "file").write_text("content")
     done(machine.sync())
-    assert machine.files.key_record() is None
+    assert machine.files.key_record() == KeyRecord(sha256=machine.files.key_digest())
