@@ -16,7 +16,7 @@ from typing import Final
 from systemd import daemon as sd
 
 from offsited import names
-from offsited.edge import journal, keys
+from offsited.edge import journal, keys, motd
 from offsited.edge.api import Api
 from offsited.edge.bus import Bus, BusError
 from offsited.edge.polkit import Polkit
@@ -50,7 +50,7 @@ async def _run() -> int:
         await systemd.connect()
         api = Api(bus, Polkit(bus))
         udev = Udev()
-        engine = Engine(Store(), systemd, keys.KeyStore.from_systemd(), udev, api)
+        engine = Engine(Store(), systemd, keys.KeyStore.from_systemd(), udev, api, show_locked=motd.show)
         api.serve(engine)
         udev.start(engine.disks_changed)
         await engine.begin()

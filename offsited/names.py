@@ -72,10 +72,19 @@ CURRENT_DIR: Final = "current"
 PARTIAL_DIR: Final = "partial"
 PAST_DIR: Final = "past"
 
+MOTD: Final = Path("/run/motd.d/offsited")
+"""What a login is shown while a vault is locked, pam_motd(8)."""
+CREDSTORE: Final = Path("/etc/credstore.encrypted")
+"""Where encrypted credentials lie, systemd.exec(5)."""
+
 # --- units ---------------------------------------------------------------------------------------------------------
 SYSTEM_UNITS: Final = Path("/etc/systemd/system")
 SERVICE: Final = "offsited.service"
 SLICE: Final = "offsited.slice"
+
+
+BOOT_HINT_SERVICE: Final = "offsited-boot-hint.service"
+"""Tells logins of locked vaults until the daemon does."""
 
 
 def job_unit(vault: str) -> str:
@@ -91,6 +100,16 @@ def reader_unit(kind: str, vault: str, job: int) -> str:
 def prove_unit(vault: str) -> str:
     """The short unit that proves a passphrase against the vault's key file."""
     return f"offsited-prove-{vault}.service"
+
+
+def ask_unit(vault: str) -> str:
+    """The short unit that fetches a passphrase as the vault file says: from a credential or by a command."""
+    return f"offsited-ask-{vault}.service"
+
+
+def unlock_service(vault: str) -> str:
+    """The service that asks a person at boot; a generator has it wanted for each vault."""
+    return f"offsited-unlock@{vault}.service"
 
 
 def sync_service(vault: str) -> str:

@@ -9,11 +9,13 @@ the directory. One writer at a time: a job's record belongs to the daemon until 
     /var/lib/offsited/serial                           number of the last job
     /var/lib/offsited/vaults/NAME/plain/               bind points and key file
     /var/lib/offsited/vaults/NAME/state/vault.json     the vault's id
+    /var/lib/offsited/vaults/NAME/state/key.json       which key file it must be
     /var/lib/offsited/vaults/NAME/state/jobs/ID.json   one job's record
     /var/lib/offsited/vaults/NAME/state/mounts/        where jobs have mounted something for all to see
     /var/lib/offsited/vaults/NAME/state/targets/T/     what one target is known to hold
 """
 
+import hashlib
 import os
 import re
 import uuid
@@ -68,6 +70,26 @@ class VaultIdentity(BaseModel):
     id: str
 
 
+class KeyRecord(BaseModel):
+    """`state/key.json`: the key file that the vault must have. Times in microseconds since the epoch, 0 = never."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int = 1
+    sha256: str
+    """Of the key file, in hex."""
+    next: str = ""
+    """Of the one that is about to replace it."""
+    changed: int = 0
+    """When the passphrase was changed last."""
+    kit_confirmed: int = 0
+    """When a recovery kit was last proven to open a target."""
+
+    def allows(self, digest: str) -> bool:
+        """Whether a key file of this digest is the vault's."""
+        return digest in {self.sha256, self.next} - {""}
+
+
 @dataclass(frozen=True)
 class VaultFiles:
     """The places and records of one vault below /var/lib/offsited."""
@@ -113,6 +135,29 @@ class VaultFiles:
                 f"the vault's state in {self.state} is missing or damaged: {type(error).__name__}",
                 hint="Was it made with offsitectl init? State is not to be written by hand.",
             ) from None
+
+    def key_digest(self) -> str:
+        """Return the SHA-256 of the key file as it is, in hex; "" if there is none that can be read."""
+        try:
+            return hashlib.sha256(self.key_file.read_bytes()).hexdigest()
+        except OSError:
+            return ""
+
+    def key_record(self) -> KeyRecord | None:
+        """Return what is on record of the key file; None for a vault of an earlier version."""
+        try:
+            return KeyRecord.model_validate_json((self.state / "key.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def write_key_record(self, record: KeyRecord) -> None:
+        """Say which key file the vault must have."""
+        write_whole(self.state / "key.json", record.model_dump_json().encode())
+
+    def key_file_is_right(self) -> bool:
+        """Whether the key file is the one on record, or none is on record."""
+        record = self.key_record()
+        return record is None or record.allows(self.key_digest())
 
     def write_record(self, record: JobRecord) -> None:
         """Keep a job's record."""

@@ -230,11 +230,14 @@ class Vault(_Table):
     verify_days: Annotated[int, Field(ge=0, le=3650)] = 0
     """Days within which timed verifications have read every byte that a target holds; 0 = they read metadata alone."""
     passphrase_command: tuple[str, ...] = Field(default=(), strict=False)
+    credential: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")] | None = None
     target: tuple[Target, ...] = Field(strict=False)
 
     @model_validator(mode="after")
     def _targets_agree(self) -> Self:
         names = [target.name for target in self.target]
+        if self.credential and self.passphrase_command:
+            raise ValueError("credential and passphrase_command exclude each other")
         if not names:
             raise ValueError("there must be a [[target]]")
         if len(set(names)) < len(names):
@@ -245,6 +248,11 @@ class Vault(_Table):
             if isinstance(target, SshTarget) and target.seed not in {None, *names}:
                 raise ValueError(f"target {target.name}: seed = {target.seed!r} is no target of this vault")
         return self
+
+    @property
+    def entered_by(self) -> Literal["person", "credential", "command"]:
+        """Who is asked for the passphrase first. A person is asked where the others fail."""
+        return "credential" if self.credential else "command" if self.passphrase_command else "person"
 
     @property
     def default_target(self) -> DiskTarget | SshTarget:

@@ -78,6 +78,11 @@ def names_mount(tool: str, skeleton: Path, view: Path, *, key_file: Path, notify
     return [*_mount(tool, notify), f"-config={key_file}", "-reverse", *asking, "--", str(skeleton), str(view)]
 
 
+def key_mount(tool: str, plain: Path, view: Path, *, notify: int) -> list[str]:
+    """The command that shows `plain` encrypted by a master key alone, which is a line on standard input."""
+    return [tool, "-fg", "-q", "-nosyslog", "-masterkey=stdin", f"-notifypid={notify}", "-reverse", "-aessiv", "--", str(plain), str(view)]
+
+
 def forward_mount(tool: str, sealed: str, view: Path, *, key_file: Path, notify: int, others: bool = False) -> list[str]:
     """The command that shows the encrypted tree `sealed` in clear at `view`, read-only, in the foreground.
 
@@ -108,6 +113,11 @@ def init_command(tool: str, plain: Path, *, weak: bool = False) -> list[str]:
 def rekey_command(tool: str, plain: Path) -> list[str]:
     """The command that puts a master key into the key file in `plain`; it and the passphrase to be are lines on standard input."""
     return [tool, "-passwd", "-reverse", "-q", "-scryptn=10", "-masterkey=stdin", "--", str(plain)]
+
+
+def change_command(tool: str, key_file: Path, plain: Path) -> list[str]:
+    """The command that gives a key file another passphrase, in place. On standard input the old one and the new one, a line each."""
+    return [tool, "-passwd", "-q", "-reverse", f"-config={key_file}", "--", str(plain)]
 
 
 def exclude_lines(patterns: tuple[str, ...]) -> bytes:

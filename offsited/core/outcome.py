@@ -104,7 +104,7 @@ ADVICE: dict[Reason, Advice] = {
     Reason.TIMED_OUT: Advice(_F, "the job made no progress and was ended", _JOURNAL),
     Reason.LOCKED: Advice(_L, "the vault is locked", "Enter its passphrase once: offsitectl unlock {vault}"),
     Reason.WRONG_PASSPHRASE: Advice(_L, "the passphrase does not open the vault's key file", "Try again: offsitectl unlock {vault}"),
-    Reason.KEY_FILE_DAMAGED: Advice(_C, "the vault's key file is missing or damaged", "Restore plain/.gocryptfs.reverse.conf of this vault; a target holds a copy as current/gocryptfs.conf"),
+    Reason.KEY_FILE_DAMAGED: Advice(_C, "the vault's key file is missing or damaged", "Take it back from a target: offsitectl restore-key {vault} --from FILE, a copy of that target's current/gocryptfs.conf"),
     Reason.CONFIG_INVALID: Advice(_C, "the configuration is invalid", "See what is wrong: offsitectl check-config"),
     Reason.SOURCE_MISSING: Advice(_F, "the file that names the newest snapshot is missing or cannot be read", "Is the file system of the snapshots mounted? Check [source] path in the vault file"),
     Reason.SOURCE_MALFORMED: Advice(_F, "the file that names the newest snapshot does not hold one absolute path", "Look at the file that [source] path names; it must hold one absolute path on one line"),

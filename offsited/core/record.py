@@ -123,5 +123,7 @@ class JobRecord(BaseModel):
     """Date of the snapshot as its source gives it; 0 = undated."""
     newer: bool = False
     """When the job ended, the source named another snapshot already."""
+    key_file: str = ""
+    """SHA-256 of the key file that the target has since this job, in hex; "" = not known."""
     commit: str = ""
     """SHA-256 of the commit file that this job brought to the target, in hex."""

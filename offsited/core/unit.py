@@ -161,13 +161,14 @@ def prove_unit(vault: str) -> UnitSpec:
 
 
 def ask_unit(vault: Vault) -> UnitSpec:
-    """The short unit that runs a vault's `passphrase_command`; a memfd takes its standard output."""
+    """The short unit that fetches a vault's passphrase from its credential or by its command; a memfd takes its standard output."""
+    command = decrypt_command(vault.credential) if vault.credential else list(vault.passphrase_command)
     return UnitSpec(
-        f"offsited-ask-{vault.name}.service",
+        names.ask_unit(vault.name),
         (
-            ("Description", "s", f"offsited: asking the passphrase command of vault {vault.name}"),
+            ("Description", "s", f"offsited: fetching the passphrase of vault {vault.name} by {vault.entered_by}"),
             ("Type", "s", "exec"),
-            ("ExecStart", "a(sasb)", [(vault.passphrase_command[0], list(vault.passphrase_command), False)]),
+            ("ExecStart", "a(sasb)", [(command[0], command, False)]),
             ("AddRef", "b", True),
             ("RuntimeMaxUSec", "t", 60 * _SECOND),
             ("LogExtraFields", "aay", [f"{names.FIELD_VAULT}={vault.name}".encode()]),
@@ -177,6 +178,11 @@ def ask_unit(vault: Vault) -> UnitSpec:
             ("UMask", "u", 0o077),
         ),
     )
+
+
+def decrypt_command(credential: str) -> list[str]:
+    """The command that prints a credential of this machine, systemd-creds(1)."""
+    return ["/usr/bin/systemd-creds", "decrypt", f"--name={credential}", "--newline=no", str(names.CREDSTORE / credential), "-"]
 
 
 def description(record: JobRecord) -> str:

@@ -10,7 +10,8 @@ from typing import Final
 
 from offsited import names
 from offsited.core.config import Settings, SshTarget, Vault
-from offsited.ctl import keyfile, sources, words
+from offsited.ctl import keyfile, sources, swap, words
+from offsited.ctl.keyfile import restoring
 from offsited.ctl.output import Output
 from offsited.ctl.sources import Finding, Severity
 from offsited.errors import AccessDenied, ConfigInvalid, Exit
@@ -42,6 +43,7 @@ def line(finding: Finding) -> str:
 def examine(store: Store) -> Iterator[Finding]:
     """Everything that is wrong, or may be."""
     yield from _settings(store)
+    yield from (Finding(Severity.WARNING, "", "", sentence) for sentence in swap.warnings())
     for name in store.vault_names():
         yield from _vault(store, name)
 
@@ -113,6 +115,8 @@ def _key_file(store: Store, name: str) -> Iterator[Finding]:
         yield Finding(Severity.ERROR, str(files.key_file), "", "the vault's key file is missing: was the vault made with offsitectl init?")
         return
     yield from _permissions(files.key_file)
+    if not files.key_file_is_right():
+        yield Finding(Severity.ERROR, str(files.key_file), "", f"it is damaged: not as offsitectl left it. {restoring(name)}")
     try:
         files.identity()
     except ConfigInvalid as error:

@@ -164,15 +164,34 @@ def attach(
 @cli.command()
 @click.argument("vaults", metavar="[NAME]...", nargs=-1, callback=complete.checked_name, shell_complete=complete.vaults)
 @passphrase_option
+@click.option(
+    "--enroll", is_flag=True, help="Also encrypt it for this machine, which then unlocks the vault by itself after a boot. Root only."
+)
+@click.option(
+    "--ask-password", is_flag=True, help="Ask through systemd's password agents, until the right answer comes. At boot a unit does."
+)
 @json_option
 @click.pass_obj
-def unlock(out: Output, vaults: tuple[str, ...], passphrase_file: str | None) -> int:
+def unlock(out: Output, vaults: tuple[str, ...], *, passphrase_file: str | None, enroll: bool, ask_password: bool) -> int:
     """Enter the passphrase of the vaults named, or of all that are locked."""
     from offsited.ctl.unlock import unlock as unlock_them
+
+    if ask_password and (passphrase_file is not None or enroll):
+        raise click.UsageError("--ask-password goes with neither --passphrase-file nor --enroll.")
+    if enroll:
+        return _enroll(out, vaults, passphrase_file)
+    with _about(None) as client:
+        return unlock_them(out, client, vaults, passphrase_file, agents=ask_password)
+
+
+def _enroll(out: Output, vaults: tuple[str, ...], passphrase_file: str | None) -> int:
+    from offsited.ctl.enroll import enroll
     from offsited.store import Store
 
-    with _about(None) as client:
-        return unlock_them(out, client, Store(), vaults, passphrase_file)
+    if len(vaults) != 1:
+        raise click.UsageError("--enroll takes the name of one vault.")
+    with _about(vaults[0]) as client:
+        return enroll(out, client, Store(), vaults[0], passphrase_file)
 
 
 @cli.command()
@@ -427,6 +446,66 @@ def umount(out: Output, vault: str) -> int:
 
     with _about(vault) as client:
         return mounting.umount(out, client, vault)
+
+
+@cli.command("change-passphrase")
+@vault_argument
+@passphrase_option
+@click.option(
+    "--new-passphrase-file", metavar="FILE", help="Read the new passphrase from FILE, - = standard input, instead of asking twice."
+)
+@click.option("--no-sync", is_flag=True, help="Do not bring it to the targets now; each gets it with its next sync.")
+@json_option
+@click.pass_obj
+def change_passphrase(out: Output, vault: str, *, passphrase_file: str | None, new_passphrase_file: str | None, no_sync: bool) -> int:
+    """Give a vault another passphrase. Root only."""
+    from offsited.ctl import rekey
+    from offsited.store import Store
+
+    if passphrase_file == new_passphrase_file and passphrase_file is not None:
+        raise click.UsageError("Both passphrases cannot come from the same file.")
+    with _about(vault) as client:
+        wish = rekey.Wish(vault, passphrase_file, new_passphrase_file, sync=not no_sync)
+        return rekey.change_passphrase(out, client, Store(), wish)
+
+
+@cli.command("restore-key")
+@vault_argument
+@click.option(
+    "--from", "copy", required=True, metavar="FILE", type=click.Path(), help="A target's copy of the key file: current/gocryptfs.conf."
+)
+@passphrase_option
+@json_option
+@click.pass_obj
+def restore_key(out: Output, vault: str, *, copy: str, passphrase_file: str | None) -> int:
+    """Take a damaged key file back from a target's copy. Root only."""
+    from offsited.ctl.restore_key import restore_key as take_back
+    from offsited.store import Store
+
+    with _about(vault) as client:
+        return take_back(out, client, Store(), vault, copy=copy, file=passphrase_file)
+
+
+@cli.command("recovery-kit")
+@vault_argument
+@click.option(
+    "--output", metavar="FILE", type=click.Path(), help="Write it to FILE, as HTML if that ends in .html, instead of printing it."
+)
+@click.option("--confirm", is_flag=True, help="Type the key of a printed kit back: does it open what a target holds?")
+@passphrase_option
+@json_option
+@click.pass_obj
+def recovery_kit(out: Output, vault: str, *, output: str | None, confirm: bool, passphrase_file: str | None) -> int:
+    """Make the page that restores without this machine. Root only."""
+    from offsited.ctl import kit
+    from offsited.store import Store
+
+    if confirm and (output or passphrase_file):
+        raise click.UsageError("--confirm goes with neither --output nor --passphrase-file.")
+    with _about(vault) as client:
+        if confirm:
+            return kit.confirm(out, Store(), vault)
+        return kit.make(out, client, Store(), vault, output=output, file=passphrase_file)
 
 
 @cli.command("check-config")

@@ -152,6 +152,10 @@ class Client:
         """Return the next event, or None after `timeout` seconds without one. Raise NoAnswer when the bus itself is gone."""
         return self._runner.run(self._next_event(timeout))
 
+    def next_event_or(self, descriptor: int) -> Event | None:
+        """Return the next event, or None once `descriptor` can be read. Raise NoAnswer when the bus itself is gone."""
+        return self._runner.run(self._next_event_or(descriptor))
+
     def _ask_bus(self, member: str, argument: str) -> Reply:
         return self.call(Request(_BUS_PATH, _BUS, member, "s", (argument,), destination=_BUS))
 
@@ -204,6 +208,19 @@ class Client:
         if isinstance(event, _Lost):
             raise NoAnswer(_BUS_LOST, hint="Try again")
         return event
+
+    async def _next_event_or(self, descriptor: int) -> Event | None:
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(descriptor, readable.set)
+        event, ready = loop.create_task(self._next_event(None)), loop.create_task(readable.wait())
+        try:
+            await asyncio.wait({event, ready}, return_when=asyncio.FIRST_COMPLETED)
+            return event.result() if event.done() else None
+        finally:
+            loop.remove_reader(descriptor)
+            event.cancel()
+            ready.cancel()
 
     async def _watch(self) -> None:
         """Put the end of the connection into the queue, behind what came before it."""

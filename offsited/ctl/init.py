@@ -19,8 +19,8 @@ from offsited.ctl.output import Output
 from offsited.ctl.passphrase import Passphrase
 from offsited.ctl.unlock import ATTEMPTS, hand_over
 from offsited.ctl.vaultfile import SourceSpec, TargetSpec, vault_text
-from offsited.errors import AccessDenied, ConfigInvalid, Exit, Failed, InvalidArgs, OffsitedError
-from offsited.store import Store, VaultFiles, write_whole
+from offsited.errors import AccessDenied, ConfigInvalid, Exit, InvalidArgs, OffsitedError
+from offsited.store import KeyRecord, Store, VaultFiles, write_whole
 
 _SYSTEMD: Final = "org.freedesktop.systemd1"
 
@@ -143,22 +143,15 @@ def _key_file_in(directory: str) -> Path:
 def _secret(out: Output, plan: Plan, file: str | None) -> Passphrase:
     """The passphrase: of a file, of the imported key file, or a new one typed twice."""
     secret = passphrase.from_file(file) if file is not None else _ask(out, plan)
-    if plan.imported is None and len(secret) < passphrase.SHORT:
-        out.note(f"warning: a passphrase of {len(secret)} bytes is short; whoever has a target can try guesses at leisure")
+    if plan.imported is None:
+        passphrase.warn_if_short(secret, out.note)
     return secret
 
 
 def _ask(out: Output, plan: Plan) -> Passphrase:
     if plan.imported is not None:
         return passphrase.from_prompt(f"Passphrase of {plan.imported}: ")
-    for _attempt in range(ATTEMPTS):
-        first = passphrase.from_prompt(f"New passphrase for vault {plan.vault.name}: ")
-        with passphrase.from_prompt("The same again: ") as second:
-            if first.same_as(second):
-                return first
-        first.close()
-        out.note("The two differ; try again.")
-    raise Failed("the passphrase was not typed the same twice", hint="Nothing was made; run it again")
+    return passphrase.twice(f"New passphrase for vault {plan.vault.name}: ", ATTEMPTS, out.note)
 
 
 def _make_key(plan: Plan, secret: Passphrase) -> str:
@@ -171,6 +164,7 @@ def _make_key(plan: Plan, secret: Passphrase) -> str:
         write_whole(plan.files.key_file, plan.imported.read_bytes(), 0o400)
     else:
         keyfile.create(plan.tools, plan.files.plain, secret)
+    plan.files.write_key_record(KeyRecord(sha256=plan.files.key_digest()))
     return keyfile.master_key(plan.tools, plan.files.key_file, secret)
 
 

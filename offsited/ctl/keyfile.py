@@ -4,12 +4,17 @@
 The passphrase reaches them on standard input alone.
 """
 
+import hashlib
+import os
 import subprocess
 from pathlib import Path
 from typing import Final
 
+from offsited import names
 from offsited.core import gocryptfs
 from offsited.core.config import Tools
+from offsited.core.outcome import Reason
+from offsited.ctl import passphrase
 from offsited.ctl.passphrase import Passphrase
 from offsited.errors import ConfigInvalid, Failed, WrongPassphrase
 
@@ -32,21 +37,45 @@ def check_version(tools: Tools) -> None:
 
 def create(tools: Tools, plain: Path, secret: Passphrase) -> None:
     """Make a new key file in `plain` (gocryptfs -init -reverse). Raise Failed."""
-    with secret.as_input() as passphrase:
-        ended = _run(gocryptfs.init_command(tools.gocryptfs, plain), passphrase)
+    with secret.as_input() as typed:
+        ended = _run(gocryptfs.init_command(tools.gocryptfs, plain), typed)
     if ended.returncode != 0:
         raise Failed(f"gocryptfs -init ended with status {ended.returncode}: {_last_line(ended.stderr)}")
 
 
+def change(tools: Tools, key_file: Path, plain: Path, old: Passphrase, new: Passphrase) -> None:
+    """Give a key file another passphrase, in place (gocryptfs -passwd): it must be a copy. Raise WrongPassphrase or Failed."""
+    with passphrase.as_lines(old, new) as both:
+        ended = _run(gocryptfs.change_command(tools.gocryptfs, key_file, plain), both)
+    if gocryptfs.EXITS.get(ended.returncode) is Reason.WRONG_PASSPHRASE:
+        raise WrongPassphrase("the old passphrase does not open the key file", hint="Nothing was changed; run it again")
+    if ended.returncode != 0:
+        raise Failed(f"gocryptfs -passwd ended with status {ended.returncode}: {_last_line(ended.stderr)}")
+
+
 def master_key(tools: Tools, key_file: Path, secret: Passphrase) -> str:
     """Return the master key, 64 hex digits, and prove the passphrase by that. Raise WrongPassphrase or ConfigInvalid."""
-    with secret.as_input() as passphrase:
-        ended = _run(gocryptfs.prove_command(tools.gocryptfs_xray, key_file), passphrase)
+    with secret.as_input() as typed:
+        ended = _run(gocryptfs.prove_command(tools.gocryptfs_xray, key_file), typed)
     if ended.returncode == gocryptfs.XRAY_WRONG_PASSPHRASE:
         raise WrongPassphrase(f"the passphrase does not open {key_file}", hint="Run it again with the passphrase of that key file")
     if ended.returncode != 0:
         raise ConfigInvalid(f"{key_file} cannot be read as a key file: {_last_line(ended.stderr)}", hint="Is it gocryptfs's, and whole?")
     return ended.stdout.decode("ascii", errors="replace").strip()
+
+
+def synced_digest(path: Path) -> str:
+    """Bring a file to stable storage; return its SHA-256, in hex."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def restoring(vault: str) -> str:
+    """What to do about a damaged key file."""
+    return (
+        f"Take it back from a target: offsitectl restore-key {vault} --from FILE, a copy of that target's current/{names.TARGET_KEY_FILE}"
+    )
 
 
 def create_ssh_key(path: Path, comment: str) -> None:

@@ -147,6 +147,7 @@ class Target:
     verified: int = 0
     proven: int = 0
     check_reason: str = ""
+    key_file: str = ""
     last_outcome: str = ""
     last_reason: str = ""
     held: Held = Held()
@@ -171,6 +172,7 @@ class Target:
             verified=int(properties.get("Verified", 0)),
             proven=int(properties.get("Proven", 0)),
             check_reason=str(properties.get("CheckReason", "")),
+            key_file=str(properties.get("KeyFile", "")),
             last_outcome=str(properties.get("LastOutcome", "")),
             last_reason=str(properties.get("LastReason", "")),
         )
@@ -183,6 +185,8 @@ class Vault:
     name: str
     id: str = ""
     locked: bool = False
+    passphrase_changed: int = 0
+    kit_confirmed: int = 0
     default_target: str = ""
     last_job: int = 0
     last_outcome: str = ""
@@ -196,6 +200,8 @@ class Vault:
             name=str(properties.get("Name", "")),
             id=str(properties.get("Id", "")),
             locked=bool(properties.get("Locked", False)),
+            passphrase_changed=int(properties.get("PassphraseChanged", 0)),
+            kit_confirmed=int(properties.get("KitConfirmed", 0)),
             default_target=str(properties.get("DefaultTarget", "")),
             last_job=int(properties.get("LastJob", 0)),
             last_outcome=str(properties.get("LastOutcome", "")),

@@ -25,6 +25,9 @@ _COLOURS: Final = {
     Outcome.FAILED: "red",
 }
 
+OLDER_KEY_FILE: Final = "older"
+"""Of a target that a sync has not brought the changed passphrase's key file to yet."""
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -60,6 +63,9 @@ def _vault(situation: Situation, now: int, zone: tzinfo | None) -> Iterator[str]
     width = max((len(target.name) for target in vault.targets), default=0)
     for target in vault.targets:
         yield from _target(target, width, now, zone)
+        if target.key_file == OLDER_KEY_FILE:
+            until = words.moment(vault.passphrase_changed, zone)
+            yield f"            {' ' * width}  {click.style('still opens with the passphrase used until ' + until, fg='yellow')}"
     if situation.last is not None:
         yield f"  last      {_last(situation.last, now, zone)}"
     yield f"  next      {_next(situation, now, zone)}"
@@ -77,6 +83,10 @@ def to_do(vault: Vault) -> list[str]:
             continue
         hint = ADVICE[parse_reason(target.last_reason)].hint.format(vault=vault.name, target=target.name, job=vault.last_job)
         lines += [f"{target.name}: {hint}"] if hint else []
+    lines += [f"offsitectl sync {vault.name} --target {target.name}" for target in vault.targets if target.key_file == OLDER_KEY_FILE]
+    if not vault.kit_confirmed:
+        kit = f"sudo offsitectl recovery-kit {vault.name}"
+        lines.append(f"print the recovery kit, keep it elsewhere, type its key back: {kit} --output FILE.html; {kit} --confirm")
     return [words.printable(line) for line in lines]
 
 

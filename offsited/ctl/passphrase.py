@@ -13,7 +13,7 @@ import os
 import resource
 import subprocess
 import termios
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, Self
 
@@ -26,10 +26,13 @@ STANDARD_INPUT: Final = "-"
 
 _ROOM: Final = MAX_BYTES + 2  # a newline, and one more to see that there is too much
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_COMMAND_TIMEOUT: Final = 60.0
 _PR_SET_DUMPABLE: Final = 4
 
 _Fill = Callable[[int, mmap.mmap], int]
+
+
+class Unfit(Failed):
+    """What was given cannot be a passphrase."""
 
 
 class Passphrase:
@@ -106,9 +109,45 @@ def from_file(name: str) -> Passphrase:
         os.close(descriptor)
 
 
-def from_command(command: Sequence[str]) -> Passphrase:
-    """Run a vault's `passphrase_command`; its standard output is the passphrase. Raise Failed."""
-    return _gather(lambda memfd, _room: _run(command, memfd))
+def from_agents(question: str, identity: str, wait: Callable[[int], None]) -> Passphrase:
+    """Ask through systemd-ask-password(1): on standard input if that is a terminal, else whichever agent answers first.
+
+    `wait` is given a descriptor and returns once that can be read; what it raises ends the question. Raise Locked if it was cancelled.
+    """
+    return _gather(lambda memfd, _room: _ask(question, identity, wait, memfd))
+
+
+@contextlib.contextmanager
+def as_lines(*secrets: Passphrase) -> Iterator[int]:
+    """A descriptor to be a program's standard input: each passphrase on a line of its own. The kernel copies them, sendfile(2)."""
+    memfd = os.memfd_create("offsited-passphrases", os.MFD_CLOEXEC)
+    try:
+        for secret in secrets:
+            with secret.as_input() as source:
+                os.sendfile(memfd, source, 0, len(secret))
+            os.write(memfd, b"\n")
+        os.lseek(memfd, 0, os.SEEK_SET)
+        yield memfd
+    finally:
+        os.close(memfd)
+
+
+def twice(question: str, attempts: int, note: Callable[[str], None]) -> Passphrase:
+    """Ask for a new passphrase on the terminal until it was typed the same twice. Raise Failed after so many attempts."""
+    for _attempt in range(attempts):
+        first = from_prompt(question)
+        with from_prompt("The same again: ") as second:
+            if first.same_as(second):
+                return first
+        first.close()
+        note("The two differ; try again.")
+    raise Failed("the passphrase was not typed the same twice", hint="Nothing was made or changed; run it again")
+
+
+def warn_if_short(secret: Passphrase, note: Callable[[str], None]) -> None:
+    """Whoever has a target has a key file to try guesses on."""
+    if len(secret) < SHORT:
+        note(f"warning: a passphrase of {len(secret)} bytes is short; whoever has a target can try guesses at leisure")
 
 
 def refuse_core_dumps() -> None:
@@ -136,14 +175,14 @@ def _gather(fill: _Fill) -> Passphrase:
 
 
 def _length(room: mmap.mmap, filled: int) -> int:
-    """The passphrase's length without the newline that ends it. Raise Failed for what cannot be a passphrase."""
+    """The passphrase's length without the newline that ends it. Raise Unfit for what cannot be a passphrase."""
     length = filled - 1 if filled and room[filled - 1] == ord("\n") else filled
     if length == 0:
-        raise Failed("the passphrase is empty", hint="Enter at least one character; better six words or more")
+        raise Unfit("the passphrase is empty", hint="Enter at least one character; better six words or more")
     if length > MAX_BYTES:
-        raise Failed(f"the passphrase is longer than {MAX_BYTES} bytes")
+        raise Unfit(f"the passphrase is longer than {MAX_BYTES} bytes")
     if room.find(b"\n", 0, length) >= 0 or room.find(b"\0", 0, length) >= 0:
-        raise Failed("the passphrase has more than one line, or a NUL", hint="gocryptfs reads one line")
+        raise Unfit("the passphrase has more than one line, or a NUL", hint="gocryptfs reads one line")
     return length
 
 
@@ -166,14 +205,22 @@ def _readv(descriptor: int, buffer: memoryview | mmap.mmap) -> int:
         raise Failed(f"the passphrase cannot be read: {error.strerror}") from None
 
 
-def _run(command: Sequence[str], memfd: int) -> int:
+def _ask(question: str, identity: str, wait: Callable[[int], None], memfd: int) -> int:
     """What the program prints goes into the memfd by itself, no further than its size; the shared offset says how much."""
+    command = ["systemd-ask-password", "--timeout=0", "-n", "--icon=drive-harddisk", f"--id={identity}", question]
     try:
-        ended = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=memfd, timeout=_COMMAND_TIMEOUT, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Failed(f"passphrase_command cannot be run: {error}") from None
-    if ended.returncode != 0:
-        raise Failed(f"passphrase_command ended with status {ended.returncode}", hint="Run it by hand to see why")
+        asking = subprocess.Popen(command, stdout=memfd)
+    except OSError as error:
+        raise Failed(f"systemd-ask-password cannot be run: {error.strerror}") from None
+    with asking:
+        ended = os.pidfd_open(asking.pid)
+        try:
+            wait(ended)
+        finally:
+            os.close(ended)
+            asking.terminate()  # takes its question back
+    if asking.returncode != 0:
+        raise Locked("nobody answered: the question for the passphrase was cancelled")
     return os.lseek(memfd, 0, os.SEEK_CUR)
 
 

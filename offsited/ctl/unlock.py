@@ -1,34 +1,49 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """unlock and lock: handing a vault's passphrase to the daemon, and taking it back."""
 
-import os
+import contextlib
 from collections.abc import Sequence
 from typing import Final
 
 from offsited import names
-from offsited.ctl import agent, objects, passphrase
-from offsited.ctl.client import Client, Request
+from offsited.ctl import agent, objects, passphrase, swap
+from offsited.ctl.client import Client, NoAnswer, Presence, Request
 from offsited.ctl.jobs import vault_path, worst
 from offsited.ctl.output import Output
 from offsited.ctl.passphrase import Passphrase
-from offsited.errors import Exit, OffsitedError, WrongPassphrase
-from offsited.store import Store
+from offsited.errors import Exit, Locked, OffsitedError, WrongPassphrase
 
 ATTEMPTS: Final = 3
 """How often a person may try."""
+_PERSON: Final = "person"
 
 
-def unlock(out: Output, client: Client, store: Store, vaults: Sequence[str], file: str | None) -> int:
-    """Unlock the vaults named, or all that are locked; return the most alarming exit status."""
+class _UnlockedMeanwhile(Exception):
+    """Somebody else has unlocked the vault that is being asked for."""
+
+
+def unlock(out: Output, client: Client, vaults: Sequence[str], file: str | None, *, agents: bool = False) -> int:
+    """Unlock the vaults named, or all that are locked; return the most alarming exit status.
+
+    `agents`: ask through systemd's password agents, until somebody gives the right answer, there or elsewhere.
+    """
     chosen = list(vaults) or [vault.name for vault in objects.vaults(client.managed_objects()) if vault.locked]
     if not chosen:
         out.say("no vault is locked")
+    else:
+        warn_of_swap(out)
     given = passphrase.from_file(file) if file is not None and chosen else None
     try:
-        return worst([_unlock_told(out, client, store, vault, given) for vault in chosen])
+        return worst([_unlock_told(out, client, vault, given, agents=agents) for vault in chosen])
     finally:
         if given is not None:
             given.close()
+
+
+def warn_of_swap(out: Output) -> None:
+    """A passphrase is in memory from now on."""
+    for sentence in swap.warnings():
+        out.note(f"warning: {sentence}")
 
 
 def lock(out: Output, client: Client, vault: str) -> int:
@@ -47,10 +62,10 @@ def hand_over(client: Client, vault: str, secret: Passphrase) -> None:
         client.call(Request(path, names.VAULT, "Unlock", "ha{sv}", (0, {}), fds=(secret.fileno(),), acts=True))
 
 
-def _unlock_told(out: Output, client: Client, store: Store, vault: str, given: Passphrase | None) -> int:
+def _unlock_told(out: Output, client: Client, vault: str, given: Passphrase | None, *, agents: bool) -> int:
     try:
         vault_path(client, vault)
-        _unlock(out, client, vault, given, _command(store, vault))
+        _unlock(out, client, vault, given, agents=agents)
     except OffsitedError as error:
         return out.complain(error, vault)
     out.put({"vault": vault, "locked": False})
@@ -58,18 +73,29 @@ def _unlock_told(out: Output, client: Client, store: Store, vault: str, given: P
     return Exit.DONE
 
 
-def _unlock(out: Output, client: Client, vault: str, given: Passphrase | None, command: tuple[str, ...]) -> None:
-    """With what was given, else with what the vault's `passphrase_command` prints, else with what a person types."""
+def _unlock(out: Output, client: Client, vault: str, given: Passphrase | None, *, agents: bool) -> None:
+    """With what was given, else as the vault file says, else with what a person enters."""
     if given is not None:
         hand_over(client, vault, given)
-    elif command:
-        with passphrase.from_command(command) as secret:
-            hand_over(client, vault, secret)
-    else:
-        _unlock_asking(out, client, vault)
+    elif not _fetched(out, client, vault):
+        (_ask_agents if agents else _ask_here)(out, client, vault)
 
 
-def _unlock_asking(out: Output, client: Client, vault: str) -> None:
+def _fetched(out: Output, client: Client, vault: str) -> bool:
+    """Whether the vault's credential or command, if it has one, has unlocked it."""
+    path = vault_path(client, vault)
+    if client.get(path, names.VAULT).get("PassphraseSource", _PERSON) == _PERSON:
+        return False
+    try:
+        with agent.on_terminal():
+            client.call(Request(path, names.VAULT, "FetchPassphrase", "a{sv}", ({},), acts=True))
+    except Locked as error:
+        out.note(f"{vault}: {error.message}. See why: journalctl {names.FIELD_VAULT}={vault}")
+        return False
+    return True
+
+
+def _ask_here(out: Output, client: Client, vault: str) -> None:
     for attempts_left in reversed(range(ATTEMPTS)):
         with passphrase.from_prompt(f"Passphrase of vault {vault}: ") as secret:
             try:
@@ -81,6 +107,35 @@ def _unlock_asking(out: Output, client: Client, vault: str) -> None:
     return None
 
 
-def _command(store: Store, vault: str) -> tuple[str, ...]:
-    """The vault's `passphrase_command`: root alone reads the vault file, and runs it as itself."""
-    return store.read_vault(vault).passphrase_command if os.geteuid() == 0 else ()
+def _ask_agents(out: Output, client: Client, vault: str) -> None:
+    """Until the vault is unlocked, by an answer or by whoever else. systemd shows the question to who is logged in: it names both ways."""
+    client.subscribe()
+    question = f"Passphrase of vault {vault} (or: offsitectl unlock {vault})"
+    try:
+        _check_locked(client, vault)
+        while True:
+            try:
+                with passphrase.from_agents(question, f"offsited:{vault}", lambda answered: _wait(client, vault, answered)) as secret:
+                    return hand_over(client, vault, secret)
+            except (WrongPassphrase, passphrase.Unfit) as error:
+                out.note(f"{vault}: {error.message}")
+                question = f"That was not it. Passphrase of vault {vault} (or: offsitectl unlock {vault})"
+    except _UnlockedMeanwhile:
+        return None
+
+
+def _wait(client: Client, vault: str, answered: int) -> None:
+    """Return once somebody has answered. Raise _UnlockedMeanwhile, NoSuchObject if the vault is gone, NoAnswer if the bus is.
+
+    A daemon that goes away comes back.
+    """
+    while (event := client.next_event_or(answered)) is not None:
+        concerned = event.present if isinstance(event, Presence) else event.path in {names.ROOT_PATH, names.vault_path(vault)}
+        if concerned:
+            with contextlib.suppress(NoAnswer):
+                _check_locked(client, vault)
+
+
+def _check_locked(client: Client, vault: str) -> None:
+    if not client.get(names.vault_path(vault), names.VAULT)["Locked"]:
+        raise _UnlockedMeanwhile

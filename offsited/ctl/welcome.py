@@ -63,6 +63,8 @@ def next_steps(vault: Vault, authorized_keys: str) -> Iterator[str]:
         else:
             yield f"Attach the disk of target {target.name} ({place(target)}); it need not be mounted"
     yield from (f"First sync: offsitectl sync {vault.name} --target {target.name}" for target in vault.target)
+    kit = f"offsitectl recovery-kit {vault.name}"
+    yield f"For the day when this machine is gone: {kit} --output FILE.html; print it; prove it after the first sync: {kit} --confirm"
     yield f"Daily from then on: systemctl enable --now {names.sync_timer(vault.name)}"
     if vault.source.kind == "lastdst":
         yield f"And whenever {vault.source.path} changes: systemctl enable --now {names.sync_path_unit(vault.name)}"

@@ -89,10 +89,14 @@ class VaultExport(_Exported):
     def properties(self) -> Mapping[str, object]:
         vault = self._vault
         job = self._engine.jobs.writing(vault.name)
+        key = vault.files.key_record()
         return {
             "Name": vault.name,
             "Id": vault.id,
             "Locked": self._engine.locked(vault.name),
+            "PassphraseSource": vault.config.entered_by,
+            "PassphraseChanged": key.changed if key else 0,
+            "KitConfirmed": key.kit_confirmed if key else 0,
             "Job": names.job_path(job.number) if job else _NO_OBJECT,
             "DefaultTarget": vault.config.default_target.name,
             "LastJob": vault.last.job if vault.last else 0,
@@ -103,6 +107,7 @@ class VaultExport(_Exported):
         return {
             "Unlock": (names.ACTION_UNLOCK, self._unlock),
             "Lock": (names.ACTION_UNLOCK, self._lock),
+            "FetchPassphrase": (names.ACTION_UNLOCK, self._fetch_passphrase),
             "Sync": (names.ACTION_SYNC, self._sync),
             "Diff": (names.ACTION_APPROVE, self._diff),
             "Approve": (names.ACTION_APPROVE, self._approve),
@@ -123,6 +128,11 @@ class VaultExport(_Exported):
     async def _lock(self, options: Mapping[str, object]) -> tuple[Any, ...]:
         _flags(options)
         self._engine.lock(self._vault.name)
+        return ()
+
+    async def _fetch_passphrase(self, options: Mapping[str, object]) -> tuple[Any, ...]:
+        _flags(options)
+        await self._engine.fetch_passphrase(self._vault.name)
         return ()
 
     async def _sync(self, target: str, options: Mapping[str, object]) -> tuple[Any, ...]:
@@ -202,8 +212,16 @@ class TargetExport(_Exported):
             "Verified": known.verified.ended if known.verified else 0,
             "Proven": known.proven.ended if known.proven else 0,
             "CheckReason": known.check_reason,
+            "KeyFile": self._key_file(known),
             **_last(known.last),
         }
+
+    def _key_file(self, known: KnownTarget) -> str:
+        """Whether the passphrase of now opens the target's copy of the key file."""
+        record = self._vault.files.key_record()
+        if record is None or not known.key_file:
+            return "unknown"
+        return "current" if known.key_file == record.sha256 else "older"
 
     def _state(self, known: KnownTarget) -> str:
         """A disk is there or not. Of a host we know what the last job found."""

@@ -6,7 +6,7 @@ import logging
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -47,7 +47,17 @@ PATHS_MAX: Final = 64 << 20
 class Engine:
     """All vaults, their keys and their jobs."""
 
-    def __init__(self, store: Store, units: Units, keys: Keys, disks: Disks, announcer: Announcer) -> None:
+    def __init__(
+        self,
+        store: Store,
+        units: Units,
+        keys: Keys,
+        disks: Disks,
+        announcer: Announcer,
+        *,
+        show_locked: Callable[[Sequence[str]], None] = lambda _vaults: None,
+    ) -> None:
+        """`show_locked` is told which vaults are locked, whenever that has changed."""
         self._store = store
         self._units = units
         self._keys = keys
@@ -57,6 +67,8 @@ class Engine:
         self._invalid: tuple[str, ...] = ()
         self._starting: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._numbering = asyncio.Lock()
+        self._fetching: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._show_locked = show_locked
         self._tasks: set[asyncio.Task[None]] = set()
         self.jobs = Jobs(units, announcer, self._job_ended)
 
@@ -123,6 +135,7 @@ class Engine:
             self._announcer.invalid_changed()
         for name in self._keys.vaults().difference(found, invalid):
             self._keys.drop(name)  # nobody could lock a vault that is no more
+        self._tell_locked()
 
     def _read(self) -> tuple[dict[str, KnownVault], tuple[str, ...]]:
         found: dict[str, KnownVault] = {}
@@ -150,12 +163,29 @@ class Engine:
         self._keys.drop(vault)
         _log.info("vault %s is locked", vault, extra={names.FIELD_VAULT: vault})
         self._announcer.vault_changed(self._vaults[vault], "Locked")
+        self._tell_locked()
+
+    async def fetch_passphrase(self, vault: str) -> None:
+        """Unlock a vault as its file says, without a person. Raise Locked if that does not help, or if it says no way."""
+        known = self.vault(vault)
+        async with self._fetching[vault]:
+            await self._fetch(known)
+
+    def _tell_locked(self) -> None:
+        self._show_locked([vault.name for vault in self.vaults() if self.locked(vault.name)])
 
     def _unlocked(self, vault: str, descriptor: int) -> None:
         self._keys.keep(vault, descriptor)
         _log.info("vault %s is unlocked", vault, extra={names.FIELD_VAULT: vault})
         if vault in self._vaults:
-            self._announcer.vault_changed(self._vaults[vault], "Locked")
+            self._announce_key(self._vaults[vault])
+        self._tell_locked()
+
+    def _announce_key(self, vault: KnownVault) -> None:
+        """A passphrase that was handed over may be a new one."""
+        self._announcer.vault_changed(vault, "Locked", "PassphraseChanged")
+        for target in vault.config.target:
+            self._announcer.target_changed(vault, target.name, "KeyFile")
 
     async def _prove(self, vault: str, descriptor: int) -> None:
         with _closing(self._keys.reopen(descriptor)) as key:
@@ -172,28 +202,38 @@ class Engine:
             raise Failed(f"the passphrase of vault {vault} could not be tried: {end.result}", hint="See: journalctl -u offsited")
 
     async def _key(self, vault: KnownVault) -> int:
-        """Return a descriptor of the vault's passphrase, if need be from its command. Raise Locked."""
+        """Return a descriptor of the vault's passphrase, if need be from its credential or command. Raise Locked."""
         key = self._keys.open(vault.name)
-        if key is None and vault.config.passphrase_command:
-            await self._unlock_by_command(vault)
-            key = self._keys.open(vault.name)
+        if key is None and vault.config.entered_by != "person":
+            key = await self._fetched(vault)
         if key is None:
             raise Locked(f"vault {vault.name} is locked", hint=f"Enter its passphrase once: offsitectl unlock {vault.name}")
         return key
 
-    async def _unlock_by_command(self, vault: KnownVault) -> None:
+    async def _fetched(self, vault: KnownVault) -> int | None:
+        """As `_key`. Of several that need it at once the first fetches it."""
+        async with self._fetching[vault.name]:
+            key = self._keys.open(vault.name)
+            if key is None:
+                await self._fetch(vault)
+                key = self._keys.open(vault.name)
+            return key
+
+    async def _fetch(self, vault: KnownVault) -> None:
+        """Unlock a vault by its credential or command. Raise Locked."""
+        source = vault.config.entered_by
+        if source == "person":
+            raise Locked(f"vault {vault.name} has neither a credential nor a passphrase command")
         with _closing(self._keys.empty()) as memfd:
             end = await self._run(unit.ask_unit(vault.config), stdout=memfd)
             if not end.exited or end.exit_status != 0:
-                raise Locked(
-                    f"the passphrase command of vault {vault.name} failed", hint=f"See: journalctl {names.FIELD_VAULT}={vault.name}"
-                )
+                raise Locked(f"the passphrase {source} of vault {vault.name} failed", hint=_enter(vault.name))
             self._keys.seal(memfd)
             try:
                 self._keys.check(memfd)
-            except InvalidArgs as error:
-                raise Locked(f"the passphrase command of vault {vault.name} printed no passphrase: {error.message}") from None
-            await self._prove(vault.name, memfd)
+                await self._prove(vault.name, memfd)
+            except (InvalidArgs, WrongPassphrase) as error:
+                raise Locked(f"the passphrase {source} of vault {vault.name} gave none: {error.message}", hint=_enter(vault.name)) from None
             self._unlocked(vault.name, memfd)
 
     async def _run(self, spec: unit.UnitSpec, *, stdin: int | None = None, stdout: int | None = None) -> UnitEnd:
@@ -327,7 +367,7 @@ class Engine:
         vault.take(record)
         vault.files.prune_records(vault.kept)
         self._announcer.vault_changed(vault, "Job", "LastJob", "LastOutcome", "LastReason")
-        changed = (*_HELD, "State", "CommitJob", "SnapshotDated", "Confirmed", "LastOutcome", "LastReason")
+        changed = (*_HELD, "State", "CommitJob", "SnapshotDated", "Confirmed", "KeyFile", "LastOutcome", "LastReason")
         self._announcer.target_changed(vault, record.target, *changed)
         if record.newer and record.outcome in {Outcome.DONE, Outcome.PARTIAL}:
             self._again(record)
@@ -351,6 +391,10 @@ class Engine:
             for target in vault.config.target:
                 if isinstance(target, DiskTarget):
                     self._announcer.target_changed(vault, target.name, "State")
+
+
+def _enter(vault: str) -> str:
+    return f"Enter it by hand: offsitectl unlock {vault}. See why: journalctl {names.FIELD_VAULT}={vault}"
 
 
 def _find_target(vault: KnownVault, name: str) -> DiskTarget | SshTarget:

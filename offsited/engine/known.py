@@ -41,6 +41,9 @@ class KnownTarget:
         if record.kind is Kind.RESTORE_TEST:
             self.proven = record
 
+    key_file: str = ""
+    """SHA-256 of the key file that the target has, in hex; "" = not known."""
+
     def take(self, record: JobRecord) -> None:
         """Learn of a newer sync. One that only looked says what a limit would hold, and nothing of the target."""
         if record.held is not None:
@@ -52,6 +55,8 @@ class KnownTarget:
             self.done = record
         if record.commit:
             self.commit = record
+        if record.key_file:
+            self.key_file = record.key_file
 
     @property
     def confirmed(self) -> int:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a job's unit runs: `python3 -I -m offsited.worker sync|restore|verify|restore-test|mount VAULT TARGET JOB`, `unmount` likewise, or
-`prove VAULT`."""
+`prove VAULT`, `prove-key VAULT`."""
 
 import sys
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from offsited.store import Store
 from offsited.worker import job
 from offsited.worker.mounting import mount, unmount
 from offsited.worker.prove import prove
+from offsited.worker.prove_key import prove_key
 from offsited.worker.restore import restore
 from offsited.worker.restore_test import restore_test
 from offsited.worker.sync import sync
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str], store: Store) -> int:
             return prove(store, vault)
         case ["unmount", vault, _, number] if number.isdecimal():
             return unmount(store.vault_files(vault), int(number))
+        case ["prove-key", vault]:
+            return prove_key(store, vault)
         case [kind, vault, target, number] if kind in set(Kind) and number.isdecimal():
             record = store.vault_files(vault).read_record(int(number))
             if record is None or (record.kind, record.target) != (kind, target):

@@ -48,6 +48,8 @@ class Sealed(BaseModel):
     """The commit file's encrypted path below `current/`."""
     history: tuple[str, ...] = ()
     """SHA-256, in hex, of each commit confirmed there as it is encrypted, the last one last."""
+    key_file: str = ""
+    """SHA-256 of the key file that was sent there last, in hex; "" = not known."""
 
 
 class Announced(BaseModel):
@@ -61,6 +63,8 @@ class Announced(BaseModel):
     commit_path: str
     sealed: str
     """SHA-256 of the file as it is encrypted."""
+    key_file: str = ""
+    """SHA-256 of the key file that was sent along."""
 
     def arrived(self, found: bytes | None) -> bool:
         """Given the commit file as it lies at the target, whether it is this one."""
@@ -169,7 +173,7 @@ class Confirmed:
     def confirm(self, announced: Announced) -> "Confirmed":
         """Keep a commit that is at the target now. The ledger must hold it already."""
         history = (*self.sealed.history, announced.sealed)[-_HISTORY_KEPT:]
-        sealed = Sealed(commit_path=announced.commit_path, history=history)
+        sealed = Sealed(commit_path=announced.commit_path, history=history, key_file=announced.key_file)
         write_whole(self.directory / _SEALED_FILE, sealed.model_dump_json().encode())
         write_whole(self.directory / COMMIT_FILE, announced.content.encode())
         for done in (self.intent, self.directory / _PENDING_FILE, self.directory / MENDING_FILE):

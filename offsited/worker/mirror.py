@@ -69,6 +69,8 @@ class Mirror:
     interrupted: bool
     """An earlier job did not get to its commit: it may have left unfinished files."""
     holding: Holding
+    key_file: str = ""
+    """SHA-256 of the key file, in hex, from before it was sent."""
     there: There | None = field(default=None)
     """What the target really has, once it was looked at."""
     deleted: int = field(default=0)
@@ -219,7 +221,8 @@ class Mirror:
         """The directories above the snapshot, the IV of each, and the key file."""
         own = [".", names.DIRIV_FILE, names.TARGET_KEY_FILE, shown.backup, f"{shown.backup}/{names.DIRIV_FILE}"]
         listed = self.transfers.list_file(path.encode() for path in own)
-        await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed, again=self.whole))
+        there = digest(self.found.files.get(names.TARGET_KEY_FILE, b""))
+        await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed, again=self.whole or there != self.key_file))
 
     # --- check and delete ------------------------------------------------------------------------------------------
 
@@ -306,7 +309,7 @@ class Mirror:
         content = encode(self._new_commit(listed))
         await asyncio.to_thread(write_whole, self.confirmed.tree / COMMIT_FILE, content)
         sealed = await view.look((shown.point / shown.commit).read_bytes)
-        announced = Announced(content=content.decode(), commit_path=shown.commit, sealed=digest(sealed))
+        announced = Announced(content=content.decode(), commit_path=shown.commit, sealed=digest(sealed), key_file=self.key_file)
         await asyncio.to_thread(self.confirmed.announce, announced)
         await self._put(shown, [COMMIT_FILE])
         await self.target.flush()

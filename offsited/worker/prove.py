@@ -16,7 +16,12 @@ def prove(store: Store, vault: str) -> Exit:
     except ConfigInvalid as error:
         print(error.message, file=sys.stderr)
         return Exit.CONFIG
-    command = gocryptfs.prove_command(tool, store.vault_files(vault).key_file)
+    files = store.vault_files(vault)
+    if not files.key_file_is_right():
+        # A damaged one says 'wrong passphrase' to any.
+        print(f"{files.key_file} is damaged: it is not as offsitectl left it", file=sys.stderr)
+        return Exit.CONFIG
+    command = gocryptfs.prove_command(tool, files.key_file)
     try:
         status = subprocess.run(command, stdin=0, stdout=subprocess.DEVNULL, check=False).returncode
     except OSError as error:

@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Final
 
 from offsited import names
+from offsited.core.commit import digest
 from offsited.core.manifest import ManifestDamaged
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.paths import exclude_line
 from offsited.core.record import Counts
 from offsited.errors import JobFailed
+from offsited.store import KeyRecord
 from offsited.worker import mending, mounts, snapshot, target
 from offsited.worker.books import Books
 from offsited.worker.confirmed import Announced, Confirmed, Standing
@@ -75,6 +77,7 @@ class _Sync:
 
     async def run(self, confirmed: Confirmed) -> Ending:
         announced = confirmed.announced()
+        key_file = await asyncio.to_thread(self._key_file)
         found = await self._look(confirmed, announced)
         before = confirmed
         confirmed, standing = await asyncio.to_thread(_settle, confirmed, announced, found)
@@ -106,16 +109,19 @@ class _Sync:
                 whole=whole,
                 interrupted=interrupted,
                 holding=holding,
+                key_file=key_file,
             )
             await self._hold(mirror)
             try:
-                if standing is Standing.CONFIRMED and not whole and pending.is_empty:
+                if standing is Standing.CONFIRMED and not whole and pending.is_empty and self._has_key_file(found, confirmed, key_file):
                     await asyncio.to_thread(pending.commit, confirmed.digest)
                 else:
                     await mirror.run()
             finally:
                 self._count(mirror)
             await asyncio.to_thread(holding.conclude)
+            self.job.report.note(key_file=key_file)
+            await asyncio.to_thread(self._guard, key_file)
             return self._ending(mirror)
 
     async def _hold(self, mirror: Mirror) -> None:
@@ -132,11 +138,31 @@ class _Sync:
 
     async def _look(self, confirmed: Confirmed, announced: Announced | None) -> Found:
         """One round trip: whose the target is, and what lies there of ours."""
-        paths = {confirmed.sealed.commit_path, announced.commit_path if announced else ""} - {""}
+        paths = {confirmed.sealed.commit_path, announced.commit_path if announced else "", names.TARGET_KEY_FILE} - {""}
         if self.job.options.adopt:
             key_file = self.job.files.key_file.read_bytes()
             return await target.adopt(self.transfers, self.reached, self.job.files.identity(), sorted(paths), key_file)
         return await target.inspect(self.transfers, self.reached, self.job.files.identity(), sorted(paths))
+
+    def _key_file(self) -> str:
+        """The SHA-256 of the vault's key file. Raise JobFailed for one that is not the vault's: it must not get to a target."""
+        files = self.job.files
+        found = files.key_digest()
+        if not files.key_file_is_right():
+            raise JobFailed(Reason.KEY_FILE_DAMAGED, f"{files.key_file} is not as offsitectl left it")
+        return found
+
+    def _guard(self, key_file: str) -> None:
+        """A vault of an earlier version, or one that was rebuilt, has no record of its key file yet."""
+        if self.job.files.key_record() is None:
+            self.job.files.write_key_record(KeyRecord(sha256=key_file))
+
+    def _has_key_file(self, found: Found, confirmed: Confirmed, key_file: str) -> bool:
+        """Whether the target has the vault's key file. A change of the passphrase is no surprise; anything else is told."""
+        there = digest(found.files.get(names.TARGET_KEY_FILE, b""))
+        if there not in {key_file, confirmed.sealed.key_file} and confirmed.sealed.key_file:
+            self.job.report.remark(f"{names.TARGET_KEY_FILE} at the target was missing or not as it was sent; it was sent again")
+        return there == key_file
 
     def _is_whole(self, confirmed: Confirmed, standing: Standing, found: Found) -> bool:
         """Whether everything must be compared with the target, not only what changed here. Raise JobFailed for another's commit."""

@@ -33,6 +33,8 @@ def _files_of_ours() -> set[str]:
 def test_purge_leaves_vault_data_alone_and_reinstall_finds_it(home: OnDisk, package: Path, reinstalled: None, tmp_path: Path) -> None:
     must("systemctl", "enable", "--now", f"offsited-sync@{home.vault.name}.timer", f"offsited-sync@{home.vault.name}.path")
     home.vault.synced()
+    home.vault.lock()
+    must("systemctl", "start", f"offsited-unlock@{home.vault.name}.service")
     kept = census(home.vault.directory), home.vault.file.read_text()
     assert _files_of_ours()
 

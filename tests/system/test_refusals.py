@@ -195,8 +195,8 @@ def _damaged_key_file(home: OnDisk) -> None:
         (_tool("gocryptfs", "#!/bin/sh\nexit 1"), 7, "gocryptfs-missing", "Install gocryptfs 2.5.1"),
         (_tool("gocryptfs", ""), 7, "gocryptfs-missing", "Install gocryptfs 2.5.1"),
         (_tool("rsync", ""), 7, "rsync-missing", "Install rsync"),
-        (_no_key_file, 7, "key-file-damaged", "a target holds a copy"),
-        (_damaged_key_file, 7, "key-file-damaged", "a target holds a copy"),
+        (_no_key_file, 7, "key-file-damaged", "offsitectl restore-key {vault} --from"),
+        (_damaged_key_file, 7, "key-file-damaged", "offsitectl restore-key {vault} --from"),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
 )

@@ -5,15 +5,18 @@ import os
 import pwd
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 from bus.peer import DRIVER, close
 
-from .daemon import SERVICE, connect, main_pid, objects, outcome, plain
-from .machine import journal, kill, mounts, mounts_of, must, processes, run, write
+from .asking import questions
+from .daemon import SERVICE, Watch, connect, main_pid, objects, outcome, plain
+from .machine import PATIENCE, journal, kill, mounts, mounts_of, must, processes, run, write
 from .vaults import BULK, OnDisk
 
 NAME = "conspicuous-name"
@@ -68,13 +71,19 @@ def test_no_mount_is_seen(home: OnDisk) -> None:
 
 
 def test_the_passphrase_is_nowhere(home: OnDisk, canary: str, since: Path) -> None:
-    """Looked for by a word that is known to be found: one that a process has in its arguments, the journal, and a file."""
+    """However it is entered. Looked for by a word that is known to be found: in a process's arguments, journal, bus, and a file."""
     home.vault.next_snapshot(home.first, bulk=BULK)
     must("logger", "known-word-in-the-journal")
     write(Path("/var/tmp/known"), "known-word-on-disk")
     home.vault.lock()
-    assert home.vault.unlock("not " + canary).status == 3
-    assert home.vault.unlock().status == 0
+    with _monitor() as passed:
+        assert home.vault.unlock("not " + canary).status == 3
+        assert home.vault.unlock().status == 0
+        home.vault.lock()
+        _answer_at_boot(home, canary)
+        _change_it(home, canary)
+    assert home.vault.name in "".join(passed)
+    assert canary not in "".join(passed)
     with home.vault.slow_sync() as job, _process_with("known-word-in-a-command-line"):
         during = _readable_of_processes()
         unit = must("systemctl", "show", "--all", job.unit, SERVICE)
@@ -86,6 +95,55 @@ def test_the_passphrase_is_nowhere(home: OnDisk, canary: str, since: Path) -> No
     assert canary not in journal()
     assert _files_with("known-word-on-disk", since) != []
     assert _files_with(canary, since) == []
+
+
+def _answer_at_boot(home: OnDisk, canary: str) -> None:
+    """To the question that is put after a boot; look around before it is answered, too."""
+    with questions(home.vault.name) as asked, Watch() as watch:
+        must("systemctl", "start", f"offsited-unlock@{home.vault.name}.service")
+        asked.next().answer("not " + canary)
+        question = asked.next()
+        assert _with(canary, _readable_of_processes()) == []
+        question.answer(canary)
+        watch.until_changed(home.vault.path, Locked=False)
+        asked.until_none()
+
+
+def _change_it(home: OnDisk, canary: str) -> None:
+    """To another one with the same word in it, and back."""
+    for old, new in ((canary, "other " + canary), ("other " + canary, canary)):
+        given, taken = os.pipe()
+        os.write(taken, new.encode())
+        os.close(taken)
+        command = ["offsitectl", "change-passphrase", home.vault.name, "--no-sync", "--passphrase-file", "-"]
+        files = ["--new-passphrase-file", f"/proc/self/fd/{given}"]
+        ended = subprocess.run([*command, *files], input=old, text=True, capture_output=True, check=False, pass_fds=[given])
+        os.close(given)
+        assert ended.returncode == 0, ended.stderr
+
+
+@contextmanager
+def _monitor() -> Iterator[list[str]]:
+    """What `busctl monitor` shows root within the block, line by line; there once the block has ended."""
+    passed: list[str] = []
+    with subprocess.Popen(["busctl", "monitor", "--system"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "Monitoring" in process.stderr.readline()
+        reader = threading.Thread(target=_read_until_last_word, args=(process.stdout, passed))
+        reader.start()
+        yield passed
+        must("busctl", "call", DRIVER, "/org/freedesktop/DBus", DRIVER, "NameHasOwner", "s", LAST_WORD)
+        reader.join(PATIENCE)
+        assert not reader.is_alive()
+        process.terminate()
+
+
+def _read_until_last_word(lines: IO[str], passed: list[str]) -> None:
+    for line in lines:
+        passed.append(line)
+        if LAST_WORD in line:
+            return
 
 
 @contextmanager

@@ -238,12 +238,14 @@ def test_units_and_journal_fields_are_named_as_the_program_names_them() -> None:
     units = [
         names.job_unit("NAME"),
         names.prove_unit("NAME"),
+        names.ask_unit("NAME"),
+        names.unlock_service("NAME"),
         names.sync_service("NAME"),
         names.sync_timer("NAME"),
         names.sync_path_unit("NAME"),
     ]
     fields_named = [names.FIELD_VAULT, names.FIELD_TARGET, names.FIELD_JOB]
-    assert _missing([names.SERVICE, names.SLICE, *units, *fields_named], told) == []
+    assert _missing([names.SERVICE, names.SLICE, names.BOOT_HINT_SERVICE, *units, *fields_named], told) == []
 
 
 def _missing(wanted: Iterable[str], text: str) -> list[str]:

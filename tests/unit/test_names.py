@@ -146,6 +146,12 @@ def test_the_daemons_unit() -> None:
 
 def test_units_have_our_names() -> None:
     template = names.sync_service("@").replace("@@", "@")
+    asking = names.unlock_service("@").replace("@@", "@")
+    assert (ROOT / "units" / asking).exists()
+    generator = (ROOT / "packaging" / "offsited-generator").read_text()
+    assert f"/{asking}" in generator
+    assert f"/{names.BOOT_HINT_SERVICE}" in generator
+    assert (ROOT / "units" / names.BOOT_HINT_SERVICE).exists()
     assert (ROOT / "units" / names.SLICE).exists()
     assert (ROOT / "units" / template).exists()
     assert (ROOT / "units" / template.replace(".service", ".timer")).exists()
@@ -160,7 +166,8 @@ def test_what_units_say_of_the_journal_and_the_slice(path: Path) -> None:
         if key == "Slice":
             assert value == names.SLICE
         if key.startswith("Exec"):
-            assert Path(value.lstrip("-+!:@").split()[0]).name in _scripts()
+            program = Path(value.lstrip("-+!:@").split()[0]).name
+            assert program in _scripts() or (ROOT / "packaging" / program).exists()
 
 
 def _scripts() -> set[str]:

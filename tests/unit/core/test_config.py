@@ -365,7 +365,7 @@ _SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max
 _TREES = st.recursive(
     _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6
 )
-_KEYS = st.sampled_from(["source", "limits", "target", "reconcile", "passphrase_command", "other"])
+_KEYS = st.sampled_from(["source", "limits", "target", "reconcile", "passphrase_command", "credential", "other"])
 
 
 @given(_KEYS, st.sampled_from([None, "kind", "path", "name", "directory", "port", "label", "²", ""]), _TREES)
@@ -402,3 +402,14 @@ def _check(make: Any, *, good: bool) -> None:
     else:
         with pytest.raises(ValueError, match=r"."):
             make()
+
+
+def test_a_credential_excludes_a_command() -> None:
+    with pytest.raises(ConfigInvalid, match="exclude each other"):
+        config.parse_vault("home", 'credential = "x"\npassphrase_command = ["/bin/x"]\n' + HOME)
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "a b"])
+def test_a_credential_is_a_name(name: str) -> None:
+    with pytest.raises(ConfigInvalid, match="credential"):
+        config.parse_vault("home", f'credential = "{name}"\n' + HOME)

@@ -146,6 +146,13 @@ def test_the_passphrase_command_runs_as_it_stands() -> None:
     assert (found["LimitCORE"], found["UMask"]) == (0, 0o077)
 
 
+def test_a_credential_is_decrypted_by_systemd() -> None:
+    sealed = vault().model_copy(update={"passphrase_command": (), "credential": "offsited-home"})
+    assert (vault().entered_by, sealed.entered_by) == ("command", "credential")
+    decrypt = ["/usr/bin/systemd-creds", "decrypt", "--name=offsited-home", "--newline=no", "/etc/credstore.encrypted/offsited-home", "-"]
+    assert properties(unit.ask_unit(sealed))["ExecStart"] == [(decrypt[0], decrypt, False)]
+
+
 def test_the_mask_of_capabilities() -> None:
     assert unit.capability_mask(()) == 0
     assert unit.capability_mask(("CHOWN", "SYS_ADMIN")) == 1 | 1 << 21

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a login is told while a vault is locked: a file below /run/motd.d, pam_motd(8). It is there no longer than that is so."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from offsited import names
+
+_log = logging.getLogger(__name__)
+
+
+def show(locked: Sequence[str], file: Path = names.MOTD) -> None:
+    """Given the vaults that are locked, tell logins of them. That it cannot be told is no reason to stop."""
+    try:
+        if locked:
+            _replace(file, text(locked))
+        else:
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("logins cannot be told which vaults are locked: %s", error)
+
+
+def text(locked: Sequence[str]) -> str:
+    """What is shown, with the one command to type. packaging/offsited-boot-hint says the same, before the daemon has started."""
+    return f"offsited: locked until the passphrase is entered: {', '.join(locked)}. Type: sudo offsitectl unlock\n"
+
+
+def _replace(file: Path, content: str) -> None:
+    """Whoever logs in meanwhile sees the old or the new one."""
+    temporary = file.with_name(f".{file.name}")
+    temporary.write_text(content)
+    temporary.chmod(0o644)
+    temporary.replace(file)
