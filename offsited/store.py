@@ -11,6 +11,7 @@ the directory. One writer at a time: a job's record belongs to the daemon until 
     /var/lib/offsited/vaults/NAME/state/vault.json     the vault's id
     /var/lib/offsited/vaults/NAME/state/jobs/ID.json   one job's record
     /var/lib/offsited/vaults/NAME/state/targets/T/     what one target is known to hold
+    /var/lib/offsited/vaults/NAME/state/notices/       what was told, and notices that are not sent yet (spool)
 """
 
 import os
@@ -85,6 +86,11 @@ class VaultFiles:
     @property
     def state(self) -> Path:
         return self.directory / names.STATE_DIR
+
+    @property
+    def notices(self) -> Path:
+        """What `spool` keeps."""
+        return self.state / names.NOTICES_DIR
 
     @property
     def jobs(self) -> Path:

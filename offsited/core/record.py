@@ -76,5 +76,9 @@ class JobRecord(BaseModel):
     """Date of the snapshot as its source gives it; 0 = undated."""
     newer: bool = False
     """When the job ended, the source named another snapshot already."""
+    free: int = 0
+    """Bytes that were free in the target's file system when the job was done with it; 0 = not known."""
+    capacity: int = 0
+    """Bytes that this file system has in all; 0 = not known."""
     commit: str = ""
     """SHA-256 of the commit file that this job brought to the target, in hex."""
