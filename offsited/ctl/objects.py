@@ -85,6 +85,7 @@ class JobEnd:
     sent_bytes: int = 0
     wire_bytes: int = 0
     deleted_entries: int = 0
+    commit: str = ""
 
     @classmethod
     def of(cls, job: int, outcome: Properties) -> Self:
@@ -114,11 +115,19 @@ class Target:
     confirmed: int = 0
     last_outcome: str = ""
     last_reason: str = ""
+    stale: bool = False
+    stale_after: int = 0
+    free_bytes: int = 0
+    size_bytes: int = 0
 
     @classmethod
     def of(cls, properties: Properties) -> Self:
         return cls(
             name=str(properties.get("Name", "")),
+            stale=bool(properties.get("Stale", False)),
+            stale_after=int(properties.get("StaleAfter", 0)),
+            free_bytes=int(properties.get("FreeBytes", 0)),
+            size_bytes=int(properties.get("SizeBytes", 0)),
             kind=str(properties.get("Kind", "")),
             default=bool(properties.get("Default", False)),
             state=str(properties.get("State", "")),
@@ -143,6 +152,8 @@ class Vault:
     last_reason: str = ""
     job: Job | None = None
     targets: tuple[Target, ...] = ()
+    unsent: int = 0
+    unsent_reason: str = ""
 
     @classmethod
     def of(cls, properties: Properties, job: Job | None, targets: tuple[Target, ...]) -> Self:
@@ -156,6 +167,8 @@ class Vault:
             last_reason=str(properties.get("LastReason", "")),
             job=job,
             targets=targets,
+            unsent=int(properties.get("Unsent", 0)),
+            unsent_reason=str(properties.get("UnsentReason", "")),
         )
 
     def as_json(self) -> dict[str, object]:

@@ -13,12 +13,13 @@ from typing import Final
 from offsited import names
 from offsited.core import unit
 from offsited.core.config import DiskTarget, SshTarget
-from offsited.core.outcome import Outcome
+from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind, Options
 from offsited.core.unit import UnitEnd
 from offsited.engine.jobs import Job, Jobs, now
 from offsited.engine.known import KnownVault
 from offsited.engine.outside import Announcer, Disks, Keys, Units
+from offsited.engine.teller import Teller
 from offsited.errors import (
     Busy,
     ConfigInvalid,
@@ -54,6 +55,7 @@ class Engine:
         self._starting: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._numbering = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._teller = Teller(store, units)
         self.jobs = Jobs(units, announcer, self._job_ended)
 
     # --- what is known ---------------------------------------------------------------------------------------------
@@ -208,11 +210,28 @@ class Engine:
             vault = self.vault(name)
             wanted = _find_target(vault, target)
             running = self.jobs.writing(name)
+            if running is not None and _is_predecessor(running.record, wanted.name, options):
+                self._teller.skipped(vault, running.number)
+                return running
             if running is not None:
                 raise Busy(f"job {running.number} writes to vault {name}", hint=f"Follow it: offsitectl monitor {name}")
-            job = await self._start(vault, wanted, Kind.SYNC, options, {})
+            try:
+                job = await self._start(vault, wanted, Kind.SYNC, options, {})
+            except Locked as error:
+                if options.timed:
+                    await self._found_locked(vault, wanted.name, options, error)
+                raise
+            self._teller.started(vault, job.number)
             self._announcer.vault_changed(vault, "Job")
             return job
+
+    async def _found_locked(self, vault: KnownVault, target: str, options: Options, error: Locked) -> None:
+        """Nobody is there to read the error: a timed sync that cannot begin is a failed one, on record like any other."""
+        async with self._numbering:
+            number = await asyncio.to_thread(self._store.next_job)
+        record = self._record(number, Kind.SYNC, vault, target, options)
+        end = {"ended": now(), "outcome": Outcome.FAILED, "reason": Reason.LOCKED.value, "detail": error.message}
+        await self.jobs.record_failure(record.model_copy(update=end), vault.files)
 
     async def restore(self, name: str, target: str, destination: int, paths: int, options: Options) -> Job:
         """Start a restore into an open directory. Raise Locked, NoSuchTarget, InvalidArgs, ConfigInvalid or Failed."""
@@ -238,28 +257,33 @@ class Engine:
         with _closing(await self._key(vault)) as key:
             async with self._numbering:
                 number = await asyncio.to_thread(self._store.next_job)
-            writes = kind is Kind.SYNC
-            record = JobRecord(
-                job=number,
-                kind=kind,
-                vault=vault.name,
-                target=target.name,
-                options=options,
-                unit=names.job_unit(vault.name) if writes else names.reader_unit(kind, vault.name, number),
-                requested=now(),
-            )
+            record = self._record(number, kind, vault, target.name, options)
             spec = unit.job_unit(record, vault.config, target, str(vault.files.directory))
             return await self.jobs.start(record, vault.files, spec, key, extra)
+
+    def _record(self, number: int, kind: Kind, vault: KnownVault, target: str, options: Options) -> JobRecord:
+        """The record of a job that is asked for now."""
+        return JobRecord(
+            job=number,
+            kind=kind,
+            vault=vault.name,
+            target=target,
+            options=options,
+            unit=names.job_unit(vault.name) if kind is Kind.SYNC else names.reader_unit(kind, vault.name, number),
+            requested=now(),
+        )
 
     def _job_ended(self, job: Job, record: JobRecord) -> None:
         """Learn from a job's end. The vault may have gone from the configuration meanwhile."""
         vault = self._vaults.get(record.vault)
+        if vault is not None:
+            self._teller.ended(vault, record.job)
         if vault is None or not job.writes:
             return
         vault.take(record)
         vault.files.prune_records(vault.kept)
         self._announcer.vault_changed(vault, "Job", "LastJob", "LastOutcome", "LastReason")
-        changed = ("State", "CommitJob", "SnapshotDated", "Confirmed", "LastOutcome", "LastReason")
+        changed = ("State", "CommitJob", "SnapshotDated", "Confirmed", "LastOutcome", "LastReason", "FreeBytes", "SizeBytes")
         self._announcer.target_changed(vault, record.target, *changed)
         if record.newer and record.outcome in {Outcome.DONE, Outcome.PARTIAL}:
             self._again(record)
@@ -283,6 +307,11 @@ class Engine:
             for target in vault.config.target:
                 if isinstance(target, DiskTarget):
                     self._announcer.target_changed(vault, target.name, "State")
+
+
+def _is_predecessor(running: JobRecord, target: str, options: Options) -> bool:
+    """Whether a timed sync meets the timed sync before it: there is nothing to do that this one does not do."""
+    return running.kind is Kind.SYNC and running.options.timed and options.timed and running.target == target
 
 
 def _find_target(vault: KnownVault, name: str) -> DiskTarget | SshTarget:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from offsited import names
+from offsited.core.judgment import event_of
+from offsited.core.notice import Event
 from offsited.core.outcome import ADVICE, Outcome, Reason, parse_reason
 from offsited.core.progress import Progress, parse_status_text
 from offsited.core.record import JobRecord
@@ -72,6 +74,14 @@ class Jobs:
             raise
         self._follow(job, unit)
         return job
+
+    async def record_failure(self, record: JobRecord, files: VaultFiles) -> None:
+        """Put on record a job that never began, and tell of its end as of any other's."""
+        job = Job(record, files)
+        await asyncio.to_thread(files.write_record, record)
+        self._on_end(job, record)
+        self._announcer.job_removed(job)
+        _summarize(record)
 
     async def adopt(self, record: JobRecord, files: VaultFiles) -> None:
         """Take up a job whose record has no end: watch its unit if that still runs, or record that it was interrupted."""
@@ -157,9 +167,25 @@ def _summarize(record: JobRecord) -> None:
     if reason is not Reason.NONE:
         words.append(ADVICE[reason].sentence)
     words.append(f"{counts.sent_entries} of {counts.entries} entries and {counts.sent_bytes} bytes sent, {counts.deleted_entries} deleted")
-    _tell(record, logging.INFO if record.outcome is Outcome.DONE else logging.ERROR, "; ".join(words))
+    more = {names.FIELD_OUTCOME: str(record.outcome), names.FIELD_MESSAGE_ID: _message_id(record), names.FIELD_REASON: record.reason}
+    _tell(record, logging.INFO if record.outcome is Outcome.DONE else logging.ERROR, "; ".join(words), **more)
 
 
-def _tell(record: JobRecord, level: int, sentence: str) -> None:
-    fields = {names.FIELD_VAULT: record.vault, names.FIELD_TARGET: record.target, names.FIELD_JOB: str(record.job)}
+def _message_id(record: JobRecord) -> str:
+    """What the catalog says of such an end."""
+    match event_of(record):
+        case Event.SUCCESS:
+            return names.MESSAGE_DONE
+        case Event.HELD:
+            return names.MESSAGE_HELD
+        case Event.LOCKED:
+            return names.MESSAGE_LOCKED
+        case Event.DEGRADED:
+            return names.MESSAGE_DEGRADED
+        case _:
+            return names.MESSAGE_FAILED
+
+
+def _tell(record: JobRecord, level: int, sentence: str, **more: str) -> None:
+    fields = {names.FIELD_VAULT: record.vault, names.FIELD_TARGET: record.target, names.FIELD_JOB: str(record.job), **more}
     _log.log(level, "%s", sentence, extra=fields)

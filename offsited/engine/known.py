@@ -21,9 +21,14 @@ class KnownTarget:
     commit: JobRecord | None = None
     """The last one that committed something new."""
 
+    room: tuple[int, int] = (0, 0)
+    """Bytes free there and in all, as the last sync that could tell has found them; 0 = not known."""
+
     def take(self, record: JobRecord) -> None:
         """Learn of a newer sync."""
         self.last = record
+        if record.capacity:
+            self.room = record.free, record.capacity
         if record.outcome is Outcome.DONE:
             self.done = record
         if record.commit:

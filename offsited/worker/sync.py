@@ -15,6 +15,7 @@ from offsited.errors import JobFailed
 from offsited.worker import mounts, snapshot, target
 from offsited.worker.books import Books
 from offsited.worker.confirmed import Announced, Confirmed, Standing
+from offsited.worker.disk import Disk
 from offsited.worker.job import DONE, Ending, Job
 from offsited.worker.mirror import CANARY, CANARY_BYTES, Mirror, check_top
 from offsited.worker.reach import reach
@@ -39,7 +40,11 @@ async def sync(job: Job) -> Ending:
     transfers = Transfers(job.tools, job.runtime, job.report)
     reached = await reach(job, writing=True)
     syncing = _Sync(job, opened, transfers, reached)
-    ending = await syncing.run(confirmed)
+    try:
+        ending = await syncing.run(confirmed)
+    finally:
+        if isinstance(reached, Disk):
+            job.report.note(**await asyncio.to_thread(reached.room))
     job.report.note(newer=not await asyncio.to_thread(snapshot.is_newest, job.vault.source, opened))
     return ending
 

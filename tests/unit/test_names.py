@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offsited import errors, names
+from offsited.core.unit import NOTIFIER, NOTIFYING, as_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 XML = ROOT / "dbus" / "org.offsited.Offsite1.xml"
@@ -160,7 +161,15 @@ def test_what_units_say_of_the_journal_and_the_slice(path: Path) -> None:
         if key == "Slice":
             assert value == names.SLICE
         if key.startswith("Exec"):
-            assert Path(value.lstrip("-+!:@").split()[0]).name in _scripts()
+            program = value.lstrip("-+!:@").split()
+            assert Path(program[0]).name in _scripts() or tuple(program[: len(NOTIFIER)]) == NOTIFIER
+
+
+def test_the_watch_runs_as_notices_of_jobs_do() -> None:
+    service = unit(names.WATCH_SERVICE)["Service"]
+    wanted = [setting for setting in as_settings(NOTIFYING) if not setting.startswith("CollectMode=")]
+    assert set(wanted) <= {f"{key}={value}" for key, value in service}
+    assert (ROOT / "units" / names.WATCH_TIMER).exists()
 
 
 def _scripts() -> set[str]:
