@@ -7,7 +7,7 @@ No user's file is named unless `names` says so: sentences come from tables, and 
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -66,6 +66,7 @@ class Circumstances:
 
 def write(notice: Notice, around: Circumstances) -> Letter:
     """Return the text of a notice."""
+    around = replace(around, host=words.printable(around.host))
     return Letter(_subject(notice, around), "\n".join(_body(notice, around)).rstrip() + "\n")
 
 

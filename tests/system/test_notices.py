@@ -147,6 +147,16 @@ def test_a_timed_run_that_meets_its_predecessor_is_skipped_with_one_notice(home:
     box.nothing_more()
 
 
+def test_the_journal_explains_what_happened(home: OnDisk) -> None:
+    home.disk.detach()
+    assert home.vault.sync().status == 5
+    told = must("journalctl", "-x", "-u", SERVICE, f"OFFSITED_VAULT={home.vault.name}", "OFFSITED_OUTCOME=failed", "--quiet")
+    assert "failed; the target's disk is not there" in told
+    assert f"Subject: Vault {home.vault.name}: a job failed (target-absent)" in told
+    assert "Defined-By: offsited" in told
+    assert f"offsitectl status {home.vault.name}" in told
+
+
 # --- an agent that is not well ---------------------------------------------------------------------------------------
 
 

@@ -176,6 +176,15 @@ def _scripts() -> set[str]:
     return set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
 
 
+def test_the_catalog_explains_every_message_and_no_other() -> None:
+    entries = (ROOT / "packaging" / "offsited.catalog").read_text().split("\n-- ")[1:]
+    assert sorted(entry[:32] for entry in entries) == sorted(value for name, value in vars(names).items() if name.startswith("MESSAGE_"))
+    for entry in entries:
+        assert re.match(r"[0-9a-f]{32}\nSubject: .+\nDefined-By: offsited\n(Documentation: man:.+\n)+\n\S", entry)
+        assert set(re.findall(r"@([A-Z_]+)@", entry)) <= set(names.JOURNAL_FIELDS)
+        assert max(map(len, entry.splitlines())) <= 100
+
+
 def test_programs_have_our_names() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["name"] == "offsited"
