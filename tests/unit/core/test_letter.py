@@ -36,7 +36,9 @@ RECORD = JobRecord(
     free=1 << 30,
     capacity=1 << 40,
 )
-DONE = RECORD.model_copy(update={"job": 41, "outcome": Outcome.DONE, "reason": "", "ended": NOON - 24 * HOUR})
+DONE = RECORD.model_copy(
+    update={"job": 41, "outcome": Outcome.DONE, "reason": "", "ended": NOON - 24 * HOUR, "snapshot_dated": NOON - 36 * HOUR}
+)
 FACTS = Facts("home", (TargetFacts("vps", 36 * HOUR, DONE), TargetFacts("seed")), (DONE, RECORD))
 
 
@@ -68,7 +70,7 @@ Vault home on nas: sync to vps failed.
   Sent            12 of 3,400 entries, 1.4 MiB (900 B on the wire)
   Deleted         1 entry
   Free there      1.0 GiB of 1.0 TiB
-  vps             holds the snapshot of 2026-11-25 00:00 (12 h old), confirmed
+  vps             holds the snapshot of 2026-11-24 00:00 (36 h old), confirmed
                   2026-11-24 12:00 (24 h ago)
   seed            holds no snapshot yet
 
