@@ -6,6 +6,7 @@ start     a job has started: a sign of life                           watch     
 test      try each way, and say on standard output what happened
 """
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -52,4 +53,5 @@ def _guarded(vault: str, act: Callable[[], bool]) -> bool:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     sys.exit(main(sys.argv[1:], Store()))

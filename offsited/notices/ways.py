@@ -71,9 +71,11 @@ def mail(message: EmailMessage, to: tuple[str, ...], *, program: Path = names.SE
         try:
             status = started.wait(seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(started.pid, signal.SIGKILL)
-            started.wait()
             raise NotSent(Unsent.MAIL_TIMED_OUT, f"{program} did not end within {seconds:g} seconds") from None
+        finally:
+            if started.returncode is None:  # the unit being stopped ends us here too, by an exception, and no process may be left
+                os.killpg(started.pid, signal.SIGKILL)
+                started.wait()
         if status:
             raise NotSent(Unsent.MAIL_FAILED, f"{program} ended with status {status}: {_last_line(complaints)}")
 

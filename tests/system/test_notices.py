@@ -197,10 +197,8 @@ def test_an_agent_that_hangs_harms_no_job(home: OnDisk, box: Box, user: pwd.stru
         assert "sleep" in processes(f"offsited-notify-{home.vault.name}-{job}.service").values()
         home.vault.synced()
         assert unsent(home) == (0, ""), "it is being tried"
-        run("systemctl", "stop", f"offsited-notify-{home.vault.name}-*")
-        pid = int(started.read_text())
-        os.kill(pid, 9)
-        wait_for_end(pid)
+        must("systemctl", "stop", f"offsited-notify-{home.vault.name}-*")
+        wait_for_end(int(started.read_text()))
     settle()
     assert box.next()["X-Offsited-Event"] == box.next()["X-Offsited-Event"] == "success"
     box.nothing_more()
