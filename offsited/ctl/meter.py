@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 _PHASES: Final[dict[str, str]] = {
     Phase.STARTING: "starting",
+    Phase.WAITING: "waiting until the target can be reached",
     Phase.WALKING: "reading the snapshot",
+    Phase.HASHING: "hashing",
     Phase.VIEW: "opening the encrypted view",
     Phase.SENDING: "sending",
     Phase.CHECKING: "checking",

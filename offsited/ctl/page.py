@@ -109,7 +109,8 @@ def _aged(target: Target, text: str) -> str:
     """Red when stale; green only where an age is watched over, and the last sync was good."""
     if target.stale:
         return click.style(f"STALE: {text}", fg="red", bold=True)
-    return click.style(text, fg="green") if target.stale_after and target.last_outcome == Outcome.DONE else text
+    good = target.stale_after and target.commit_job and target.last_outcome == Outcome.DONE
+    return click.style(text, fg="green") if good else text
 
 
 def _room(target: Target) -> str:

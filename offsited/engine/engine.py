@@ -16,9 +16,10 @@ from offsited.core.config import DiskTarget, SshTarget
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind, Options
 from offsited.core.unit import UnitEnd
+from offsited.engine.awake import Awake
 from offsited.engine.jobs import Job, Jobs, now
 from offsited.engine.known import KnownVault
-from offsited.engine.outside import Announcer, Disks, Keys, Units
+from offsited.engine.outside import Announcer, Disks, Keys, Sleep, Units
 from offsited.engine.teller import Teller
 from offsited.errors import (
     Busy,
@@ -44,7 +45,7 @@ PATHS_MAX: Final = 64 << 20
 class Engine:
     """All vaults, their keys and their jobs."""
 
-    def __init__(self, store: Store, units: Units, keys: Keys, disks: Disks, announcer: Announcer) -> None:
+    def __init__(self, store: Store, units: Units, keys: Keys, disks: Disks, announcer: Announcer, *, sleep: Sleep) -> None:
         self._store = store
         self._units = units
         self._keys = keys
@@ -56,7 +57,7 @@ class Engine:
         self._numbering = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._teller = Teller(store, units)
-        self.jobs = Jobs(units, announcer, self._job_ended)
+        self.jobs = Jobs(units, announcer, Awake(sleep), self._job_ended)
 
     # --- what is known ---------------------------------------------------------------------------------------------
 

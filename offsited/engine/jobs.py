@@ -14,6 +14,7 @@ from offsited.core.outcome import ADVICE, Outcome, Reason, parse_reason
 from offsited.core.progress import Progress, parse_status_text
 from offsited.core.record import JobRecord
 from offsited.core.unit import UnitEnd, UnitSpec, concluded, description
+from offsited.engine.awake import Awake
 from offsited.engine.outside import Announcer, Unit, Units
 from offsited.errors import Failed, OffsitedError
 from offsited.store import VaultFiles
@@ -44,8 +45,9 @@ class Job:
 class Jobs:
     """Those that run. `on_end` is given the job and its final record before anybody else hears of the end."""
 
-    def __init__(self, units: Units, announcer: Announcer, on_end: Callable[[Job, JobRecord], None]) -> None:
+    def __init__(self, units: Units, announcer: Announcer, awake: Awake, on_end: Callable[[Job, JobRecord], None]) -> None:
         self._units = units
+        self._awake = awake
         self._announcer = announcer
         self._on_end = on_end
         self._running: dict[int, Job] = {}
@@ -113,9 +115,11 @@ class Jobs:
         task.add_done_callback(self._tasks.discard)
 
     async def _see_through(self, job: Job, unit: Unit) -> None:
+        self._awake.job_runs(job.record)
         try:
             end = await unit.ended()
         finally:
+            self._awake.job_ended(job.number)
             self._units.forget(job.record.unit)
         await self._conclude(job, end)
 

@@ -64,8 +64,7 @@ def mail(message: EmailMessage, to: tuple[str, ...], *, program: Path = names.SE
         content.write(message.as_bytes())
         content.seek(0)
         try:
-            # A session of its own, so that all of it can be ended. No pipes: an agent that goes on in the background would keep them open.
-            started = subprocess.Popen([program, "-i", *to], stdin=content, stdout=complaints, stderr=complaints, start_new_session=True)
+            started = _start([str(program), "-i", *to], content, complaints)
         except OSError as error:
             raise NotSent(Unsent.MAIL_ABSENT, f"{program}: {error.strerror}") from None
         try:
@@ -78,6 +77,25 @@ def mail(message: EmailMessage, to: tuple[str, ...], *, program: Path = names.SE
                 started.wait()
         if status:
             raise NotSent(Unsent.MAIL_FAILED, f"{program} ended with status {status}: {_last_line(complaints)}")
+
+
+def _start(command: list[str], content: IO[bytes], complaints: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A session of its own, so that all of it can be ended. No pipes: an agent that goes on in the background would keep them open.
+
+    A signal that ends us waits until we know whom to end before.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=content,
+            stdout=complaints,
+            stderr=complaints,
+            start_new_session=True,
+            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),  # noqa: PLW1509 - there are no threads here
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _last_line(complaints: IO[bytes]) -> str:

@@ -10,6 +10,7 @@ from offsited import names
 from offsited.core.manifest import ManifestDamaged
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.paths import exclude_line
+from offsited.core.progress import Phase
 from offsited.core.record import Counts
 from offsited.errors import JobFailed
 from offsited.worker import mounts, snapshot, target
@@ -23,10 +24,12 @@ from offsited.worker.report import now
 from offsited.worker.snapshot import Snapshot
 from offsited.worker.surveying import survey
 from offsited.worker.target import Found, Target
-from offsited.worker.transfer import Transfers
+from offsited.worker.transfer import Transfers, patiently
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LISTED_MAX: Final = 20
+WAITS: Final = (2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 240.0, 480.0)
+"""Seconds between the tries of a timed sync to reach its target: after a boot or a resume the network may take a while, or its host."""
 
 
 async def sync(job: Job) -> Ending:
@@ -118,7 +121,14 @@ class _Sync:
     async def _look(self, confirmed: Confirmed, announced: Announced | None) -> Found:
         """One round trip: whose the target is, and what lies there of ours."""
         paths = {confirmed.sealed.commit_path, announced.commit_path if announced else ""} - {""}
-        return await target.inspect(self.transfers, self.reached, self.job.files.identity(), sorted(paths))
+
+        async def look() -> Found:
+            return await target.inspect(self.transfers, self.reached, self.job.files.identity(), sorted(paths))
+
+        if not self.job.options.timed:
+            return await look()
+        self.job.report.phase(Phase.WAITING)
+        return await patiently(look, WAITS)
 
     def _is_whole(self, confirmed: Confirmed, standing: Standing) -> bool:
         """Whether everything must be compared with the target, not only what changed here. Raise JobFailed for another's commit."""
