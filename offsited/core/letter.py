@@ -17,7 +17,7 @@ from typing import Final
 from offsited.core import words
 from offsited.core.notice import Event, Facts, Notice, TargetFacts, Trouble, explain
 from offsited.core.outcome import Outcome
-from offsited.core.record import JobRecord, Kind
+from offsited.core.record import Counts, JobRecord, Kind
 
 WIDTH: Final = 78
 """RFC 5322, 2.1.1: lines should not be longer."""
@@ -148,13 +148,18 @@ def _job(record: JobRecord, zone: tzinfo | None) -> Iterator[str]:
     if record.outcome is None or not record.started:
         return
     counts = record.counts
-    sent = f"{words.number(counts.sent_entries)} of {words.number(counts.entries, 'entry')}, {words.size(counts.sent_bytes)}"
-    yield from _line("Sent", f"{sent} ({words.size(counts.wire_bytes)} on the wire)")
-    yield from _line("Deleted", words.number(counts.deleted_entries, "entry"))
+    if counts.entries or counts.deleted_entries:
+        yield from _figures(counts)
     if record.snapshot_dated and record.outcome is Outcome.DONE:
         yield from _line("Snapshot", f"of {words.moment(record.snapshot_dated, zone)}")
     if record.capacity:
         yield from _line("Free there", f"{words.size(record.free)} of {words.size(record.capacity)}")
+
+
+def _figures(counts: Counts) -> Iterator[str]:
+    sent = f"{words.number(counts.sent_entries)} of {words.number(counts.entries, 'entry')}, {words.size(counts.sent_bytes)}"
+    yield from _line("Sent", f"{sent} ({words.size(counts.wire_bytes)} on the wire)")
+    yield from _line("Deleted", words.number(counts.deleted_entries, "entry"))
 
 
 def _target(target: TargetFacts, now: int, zone: tzinfo | None) -> Iterator[str]:

@@ -226,12 +226,12 @@ class Unsent(StrEnum):
 
 UNSENT: Final[Mapping[str, tuple[str, str]]] = {
     Unsent.MAIL_ABSENT: ("there is no /usr/sbin/sendmail", "Install a mail transfer agent, or take mail out of offsited.toml"),
-    Unsent.MAIL_FAILED: ("sendmail refused the mail", "See what it said: journalctl -t offsited-notify. Try: sudo offsitectl notify-test"),
-    Unsent.MAIL_TIMED_OUT: ("sendmail did not end in time", "Is the mail transfer agent well? Try: sudo offsitectl notify-test"),
-    Unsent.PING_FAILED: ("the monitor cannot be reached", "Check network and ping in offsited.toml. Try: sudo offsitectl notify-test"),
-    Unsent.PING_REFUSED: ("the monitor refused the ping", "Check ping in offsited.toml. Try: sudo offsitectl notify-test"),
+    Unsent.MAIL_FAILED: ("sendmail refused the mail", "See what it said: journalctl -t offsited-notify"),
+    Unsent.MAIL_TIMED_OUT: ("sendmail did not end in time", "See whether the mail transfer agent is well"),
+    Unsent.PING_FAILED: ("the monitor cannot be reached", "Check network and ping in offsited.toml"),
+    Unsent.PING_REFUSED: ("the monitor refused the ping", "Check ping in offsited.toml"),
     Unsent.APPRISE_ABSENT: ("Apprise is not installed", "apt install apprise, or take apprise out of offsited.toml"),
-    Unsent.APPRISE_FAILED: ("Apprise could not deliver it", "Check apprise in offsited.toml. Try: sudo offsitectl notify-test"),
+    Unsent.APPRISE_FAILED: ("Apprise could not deliver it", "Check apprise in offsited.toml"),
 }
 """A sentence, and what to do."""
 

@@ -81,8 +81,9 @@ def to_do(vault: Vault) -> list[str]:
 
 def unsent(vault: Vault) -> str:
     """That notices wait, why, and what to do."""
-    sentence, hint = UNSENT.get(vault.unsent_reason, (vault.unsent_reason, "sudo offsitectl notify-test"))
-    return f"{words.number(vault.unsent, 'notice')} could not be sent: {sentence}. {hint}"
+    sentence, hint = UNSENT.get(vault.unsent_reason, (vault.unsent_reason, ""))
+    then = f"{hint}, then try: " if hint else ""
+    return f"{words.number(vault.unsent, 'notice')} could not be sent: {sentence}. {then}sudo offsitectl notify-test"
 
 
 def _target(target: Target, width: int, now: int, zone: tzinfo | None) -> Iterator[str]:

@@ -68,7 +68,9 @@ def test_red_is_old_and_green_is_good_and_watched_over(target: Target, colour: s
 @pytest.mark.parametrize("reason", UNSENT)
 def test_notices_that_could_not_be_sent_are_something_to_do(reason: str) -> None:
     sentence, hint = UNSENT[reason]
-    assert f"to do     2 notices could not be sent: {sentence}. {hint}" in plain(unsent=2, unsent_reason=reason)
+    assert f"to do     2 notices could not be sent: {sentence}. {hint}, then try: sudo offsitectl notify-test" in plain(
+        unsent=2, unsent_reason=reason
+    )
 
 
 def test_a_reason_of_tomorrow_is_shown_as_it_is() -> None:
