@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from offsited import names
+
 from .changes import Day
 from .conftest import MakeDisk, MakeVault
 from .daemon import Watch, outcome
@@ -33,6 +35,22 @@ LONG_TARGET = 736
 """Bytes of a link's target that only the manifest can keep."""
 
 
+@contextmanager
+def served(*command: str, point: Path, passphrase: str) -> Iterator[Path]:
+    """gocryptfs at `point`, as long as it is wanted."""
+    options = ["-fg", "-q", "-passfile=/dev/stdin", f"-notifypid={os.getpid()}"]
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    with subprocess.Popen(["gocryptfs", *options, *command, str(point)], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(passphrase.encode())
+        process.stdin.close()
+        assert signal.sigtimedwait([signal.SIGUSR1], PATIENCE), "gocryptfs did not mount it"
+        try:
+            yield point
+        finally:
+            must("umount", str(point))
+
+
 class Mirror:
     """The encrypted tree of a target, as stock gocryptfs shows it."""
 
@@ -42,19 +60,38 @@ class Mirror:
 
     @contextmanager
     def clear(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="clear-") as point:
-            options = ["-fg", "-q", "-ro", "-passfile=/dev/stdin", f"-notifypid={os.getpid()}"]
-            command = ["gocryptfs", *options, "--", str(self._current), point]
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-            with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
-                assert process.stdin is not None
-                process.stdin.write(self._vault.passphrase.encode())
-                process.stdin.close()
-                assert signal.sigtimedwait([signal.SIGUSR1], PATIENCE), "gocryptfs did not mount it"
-                try:
-                    yield Path(point)
-                finally:
-                    must("umount", point)
+        with (
+            tempfile.TemporaryDirectory(prefix="clear-") as point,
+            served("-ro", "--", str(self._current), point=Path(point), passphrase=self._vault.passphrase) as clear,
+        ):
+            yield clear
+
+    def left_to_do(self, snapshot: Path) -> list[str]:
+        """What rsync would still send or delete, judged by content: of the whole view of a snapshot, made by stock gocryptfs."""
+        with tempfile.TemporaryDirectory(prefix="view-") as directory:
+            plain, point, key = Path(directory, "plain"), Path(directory, "view"), self._vault.directory / names.PLAIN_DIR / names.KEY_FILE
+            for made in (plain / "backup", point):
+                made.mkdir(parents=True)
+            left_out = [f"-exclude=backup/{os.fsdecode(path)}" for path in census(snapshot).keys() - kept_by_tree(census(snapshot)).keys()]
+            must("mount", "--bind", str(snapshot), str(plain / "backup"))
+            try:
+                options = ["-reverse", f"-config={key}", *left_out, "--", str(plain)]
+                with served(*options, point=point, passphrase=self._vault.passphrase) as view:
+                    return self._compare(view)
+            finally:
+                must("umount", str(plain / "backup"))
+
+    def _compare(self, view: Path) -> list[str]:
+        (backup,) = (name for name in os.listdir(view) if (view / name).is_dir())
+        options = ["-n", "-c", "-aH", "--numeric-ids", "--delete", "--itemize-changes", "--out-format=%i %n"]
+        lines = must("rsync", *options, f"{view / backup}/", f"{self._current / backup}/").splitlines()
+        return [line for line in lines if not self._is_linked(view / backup, line)]
+
+    @staticmethod
+    def _is_linked(top: Path, line: str) -> bool:
+        """Which of a group's names its ciphertext is made by is open: another one's differs, and is as good."""
+        changes, _, name = line.partition(" ")
+        return not changes.startswith("*") and (top / name).lstat().st_nlink > 1
 
 
 def kept_by_tree(tree: Tree) -> Tree:
@@ -94,6 +131,7 @@ def check_manifest(rows: dict[bytes, dict[str, object]], top: Path) -> None:
 
 def check(vault: Vault, current: Path, snapshot: Path) -> None:
     """By programs that are not ours: find, sha256sum, gocryptfs."""
+    assert Mirror(vault, current).left_to_do(snapshot) == []
     with Mirror(vault, current).clear() as clear:
         found = differences(kept_by_tree(census(snapshot)), census(clear / "backup"))
         assert found == [], [manifest(clear / "offsited").get(entry[0]) for entry in found[:5]]  # type: ignore[index]
