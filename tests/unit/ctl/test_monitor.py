@@ -11,6 +11,7 @@ from offsited import names
 from .conftest import Running
 from .fake import FakeDaemon
 
+LOCKED = True
 SEED = names.target_path("home", "seed")
 
 
@@ -39,7 +40,7 @@ def test_a_job_and_a_disk_that_goes(fake: FakeDaemon, start: Callable[..., Runni
     assert line(running).endswith("; the target's disk is not there")
     state(fake, "absent")
     state(fake, "absent")
-    fake.change(names.vault_path("home"), names.VAULT, Locked=Variant("b", True))
+    fake.change(names.vault_path("home"), names.VAULT, Locked=Variant("b", LOCKED))
     assert line(running) == "home: target seed is absent"
     assert line(running) == "home: locked"
     running.interrupt()
