@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 from offsited import names
-from offsited.core.notice import Ping
 from offsited.errors import Exit
 from offsited.notices import journal, sending, trial
 from offsited.notices.judging import judge_vault, settings_of, write_metrics
@@ -24,7 +23,8 @@ def main(arguments: Sequence[str], store: Store) -> int:
         case [("tell" | "skipped") as what, vault, number] if number.isdecimal():
             return _each(store, [vault], skipped=int(number) if what == "skipped" else 0)
         case ["start", vault, number] if number.isdecimal():
-            return sending.ping_now(settings_of(store).notify, vault, Ping.START)
+            told = _guarded(vault, lambda: sending.ping_start(store, vault, int(number), settings_of(store).notify))
+            return Exit.DONE if told else Exit.FAILED
         case ["watch"]:
             return _each(store, [name for name in store.vault_names() if names.NAME_PATTERN.fullmatch(name)])
         case ["test"]:

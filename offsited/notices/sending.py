@@ -6,7 +6,6 @@ from typing import Final
 
 from offsited.core.config import Notify
 from offsited.core.notice import Ping
-from offsited.errors import Exit
 from offsited.notices import journal, ways
 from offsited.notices.ways import NotSent
 from offsited.spool import Item, Spool, Way
@@ -59,16 +58,21 @@ def _try(spool: Spool, item: Item, notify: Notify) -> bool:
     return True
 
 
-def ping_now(notify: Notify, vault: str, ping: Ping) -> int:
-    """Give a sign of life that is worth nothing later: once, or not at all."""
-    if notify.ping is None:
-        return Exit.DONE
-    try:
-        ways.ping(notify.ping, vault, ping, "")
-    except NotSent as failure:
-        journal.problem(vault, f"vault {vault}: the monitor was not told that a job started: {failure.complaint}")
-        return Exit.FAILED
-    return Exit.DONE
+def ping_start(store: Store, vault: str, job: int, notify: Notify) -> bool:
+    """Tell the monitor that a job has started: once, since it is worth nothing later; and never after its end. Raise OSError."""
+    files = store.vault_files(vault)
+    if notify.ping is None or not files.state.is_dir():
+        return True
+    with Spool(files.notices).locked("sending"):
+        record = files.read_record(job)
+        if record is None or record.outcome is not None:
+            return True
+        try:
+            ways.ping(notify.ping, vault, Ping.START, "")
+        except NotSent as failure:
+            journal.problem(vault, f"vault {vault}: the monitor was not told that job {job} started: {failure.complaint}")
+            return False
+    return True
 
 
 def _now() -> int:

@@ -194,7 +194,10 @@ def test_an_agent_that_hangs_harms_no_job(home: OnDisk, box: Box, user: pwd.stru
     with agent(f"echo $$ >{started}.new; mv {started}.new {started}; exec sleep 1000"):
         job = home.vault.synced()["job"]
         until(started.exists, tmp_path)
-        assert "sleep" in processes(f"offsited-notify-{home.vault.name}-{job}.service").values()
+        running = processes(f"offsited-notify-{home.vault.name}-{job}.service")
+        assert set(running.values()) == {"python3", "sleep"}
+        for pid in running:
+            assert list(Path(f"/proc/{pid}/root", *home.vault.directory.parts[1:], "plain").iterdir()) == [], "the key is out of sight"
         home.vault.synced()
         assert unsent(home) == (0, ""), "it is being tried"
         must("systemctl", "stop", f"offsited-notify-{home.vault.name}-*")

@@ -2,7 +2,9 @@
 """From files to letters in the spool and out again: with a real store, and whatever may be wrong with it."""
 
 import json
+import multiprocessing
 import time
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
@@ -253,6 +255,42 @@ def test_what_nobody_wants_to_hear_any_more_is_given_up(
         spool.put(Item(way=way, notice=notice, ping=ping, subject="s", body="b"))
         sending.send_due(store, "home", Notify(mail=("root",), ping="https://x.example/y"))
         assert (len(spool.items()), post.taken) == (kept, [])
+
+
+def test_many_notifiers_at_once_tell_once(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon's and the watch's, as processes."""
+
+    def take(message: EmailMessage, _to: object) -> None:
+        with (tmp_path / "sent").open("a") as file:
+            file.write(f"{message['Message-ID']}\n")
+
+    monkeypatch.setattr(ways, "mail", take)
+    put(store, 1, Outcome.FAILED, "target-full")
+    fork = multiprocessing.get_context("fork")
+    for arguments in (["tell", "home", "1"], ["watch"]):
+        running = [fork.Process(target=program.main, args=(arguments, store)) for _ in range(6)]
+        for one in running:
+            one.start()
+        for one in running:
+            one.join(30)
+            assert one.exitcode == 0
+    assert len((tmp_path / "sent").read_text().splitlines()) == 1
+
+
+def test_a_start_is_told_while_the_job_runs_and_never_after_its_end(store: Store, post: Post) -> None:
+    """To a monitor a start after the end would be another run, that never ends."""
+    settings(store, 'ping = "https://x.example/y"')
+    put(store, 1, None)
+    assert program.main(["start", "home", "1"], store) == Exit.DONE
+    assert post.taken == ["start"]
+    put(store, 1)
+    program.main(["tell", "home", "1"], store)
+    program.main(["start", "home", "1"], store)
+    assert post.taken == ["start", "success"]
+    post.refusing = True
+    put(store, 2, None)
+    assert program.main(["start", "home", "2"], store) == Exit.FAILED
+    assert Spool(files(store).notices).items() == []
 
 
 def test_a_way_that_is_set_no_longer_is_done_with(store: Store, spool: Spool, post: Post) -> None:
