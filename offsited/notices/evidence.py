@@ -5,22 +5,28 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from offsited import names
 from offsited.core import config
 from offsited.core.commit import Commit, parse_commit
 from offsited.core.config import Notify, Vault
+from offsited.core.judgment import DAY
 from offsited.core.notice import Facts, Remembered, TargetFacts
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind
 from offsited.errors import ConfigInvalid
+from offsited.spool import moment
 from offsited.store import Store, VaultFiles
 
 COMMIT_FILE: Final = "commit.json"
+CGROUP: Final = Path("/sys/fs/cgroup") / names.SLICE
+"""Units of ours that run have a directory there; a record without an end may be of one that was killed."""
 
 
 def gather(store: Store, name: str, notify: Notify, before: Remembered | None, skipped: int = 0) -> Facts:
     """Read a vault's configuration and records. Raise NoSuchVault if it is no more."""
     files = store.vault_files(name)
     records = tuple(files.records())
+    skipped = skipped or _runs_for_a_day(records)
     try:
         vault = store.read_vault(name)
         files.identity()
@@ -28,6 +34,13 @@ def gather(store: Store, name: str, notify: Notify, before: Remembered | None, s
         limits = {target: mark.limit for target, mark in before.targets.items()} if before else {}
         return Facts(name, _targets(files, limits, records), records, Reason.CONFIG_INVALID, skipped)
     return Facts(name, _targets(files, limits_of(vault, notify), records), records, "", skipped)
+
+
+def _runs_for_a_day(records: Iterable[JobRecord]) -> int:
+    """A timed sync for which systemd has skipped its daily run: it does not start a service that has not ended. 0 = there is none."""
+    since = moment().now - DAY
+    running = [record for record in records if record.outcome is None and record.kind is Kind.SYNC and record.options.timed]
+    return next((record.job for record in running if record.requested < since and (CGROUP / record.unit).is_dir()), 0)
 
 
 def limits_of(vault: Vault, notify: Notify) -> Mapping[str, int]:

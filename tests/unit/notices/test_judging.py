@@ -12,7 +12,7 @@ import pytest
 from offsited.core.config import Notify
 from offsited.core.notice import Event, Notice, Ping, Unsent
 from offsited.core.outcome import Outcome
-from offsited.core.record import JobRecord, Kind
+from offsited.core.record import JobRecord, Kind, Options
 from offsited.errors import Exit
 from offsited.notices import __main__ as program
 from offsited.notices import evidence, sending, ways
@@ -174,6 +174,25 @@ def test_a_vault_without_state_is_a_problem(store: Store, capsys: pytest.Capture
     assert not judge_vault(store, "two")
     assert "vault two has no state" in capsys.readouterr().err
     assert not store.vault_files("two").directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("hours", "timed", "runs", "told"), [(25, True, True, ["skipped"]), (23, True, True, []), (25, False, True, []), (25, True, False, [])]
+)
+def test_a_timed_sync_that_outlasts_a_day(
+    store: Store, spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int, *, timed: bool, runs: bool, told: list[str]
+) -> None:
+    """systemd has passed over its next run without a word."""
+    monkeypatch.setattr(evidence, "CGROUP", tmp_path)
+    if runs:
+        (tmp_path / "offsited-job-home.service").mkdir()
+    asked = NOW - hours * HOUR
+    unit = "offsited-job-home.service"
+    record = JobRecord(job=5, kind=Kind.SYNC, vault="home", target="disk", unit=unit, requested=asked, options=Options(timed=timed))
+    files(store).write_record(record)
+    for _ in range(2):
+        judge_vault(store, "home")
+    assert events(spool) == told
 
 
 def test_files_are_roots_alone(store: Store, spool: Spool) -> None:
