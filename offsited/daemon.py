@@ -19,6 +19,7 @@ from offsited import names
 from offsited.edge import journal, keys, motd
 from offsited.edge.api import Api
 from offsited.edge.bus import Bus, BusError
+from offsited.edge.logind import Logind
 from offsited.edge.polkit import Polkit
 from offsited.edge.systemd1 import Systemd
 from offsited.edge.udev import Udev
@@ -50,7 +51,7 @@ async def _run() -> int:
         await systemd.connect()
         api = Api(bus, Polkit(bus))
         udev = Udev()
-        engine = Engine(Store(), systemd, keys.KeyStore.from_systemd(), udev, api, show_locked=motd.show)
+        engine = Engine(Store(), systemd, keys.KeyStore.from_systemd(), udev, api, sleep=Logind(bus), show_locked=motd.show)
         api.serve(engine)
         udev.start(engine.disks_changed)
         await engine.begin()

@@ -71,6 +71,10 @@ OWNER_FILE: Final = "offsited.json"
 CURRENT_DIR: Final = "current"
 PARTIAL_DIR: Final = "partial"
 PAST_DIR: Final = "past"
+NOTICES_DIR: Final = "notices"
+"""Below a vault's state: what was told, and notices that are not sent yet."""
+SENDMAIL: Final = Path("/usr/sbin/sendmail")
+"""Debian Policy 11.6: every mail transfer agent is there."""
 
 MOTD: Final = Path("/run/motd.d/offsited")
 """What a login is shown while a vault is locked, pam_motd(8)."""
@@ -127,6 +131,16 @@ def sync_path_unit(vault: str) -> str:
     return f"offsited-sync@{vault}.path"
 
 
+def notify_unit(vault: str, job: int, event: str = "") -> str:
+    """The unit that judges a vault after a job's end, or after another event of that job, and tells whoever must know."""
+    return f"offsited-notify-{vault}-{job}{f'-{event}' if event else ''}.service"
+
+
+WATCH_SERVICE: Final = "offsited-watch.service"
+"""Judges every vault without the daemon."""
+WATCH_TIMER: Final = "offsited-watch.timer"
+
+
 def runtime_directory(unit: str) -> str:
     """The directory below /run that a job's unit owns; its mounts live there, in its own mount namespace."""
     return unit.removesuffix(".service")
@@ -150,4 +164,21 @@ FINDINGS_FD: Final = "findings"
 FIELD_VAULT: Final = "OFFSITED_VAULT"
 FIELD_TARGET: Final = "OFFSITED_TARGET"
 FIELD_JOB: Final = "OFFSITED_JOB"
-JOURNAL_FIELDS: Final = (FIELD_VAULT, FIELD_TARGET, FIELD_JOB)
+FIELD_OUTCOME: Final = "OFFSITED_OUTCOME"
+FIELD_REASON: Final = "OFFSITED_REASON"
+FIELD_MESSAGE_ID: Final = "MESSAGE_ID"
+JOURNAL_FIELDS: Final = (FIELD_VAULT, FIELD_TARGET, FIELD_JOB, FIELD_OUTCOME, FIELD_REASON, FIELD_MESSAGE_ID)
+
+NOTIFY_IDENTIFIER: Final = "offsited-notify"
+"""SYSLOG_IDENTIFIER of whoever judges and sends."""
+
+# What packaging/offsited.catalog explains. sd-id128(3), journalctl --catalog.
+MESSAGE_DONE: Final = "53cc434687f14457b6adc111be40d2e6"
+MESSAGE_FAILED: Final = "07ac4c7d2e354f34b497b734c9b9aee4"
+MESSAGE_HELD: Final = "a87cdd29e8c7420ab2b29285267f8163"
+MESSAGE_LOCKED: Final = "028ae634577349c9a33d7f45444525d7"
+MESSAGE_STALE: Final = "a392d99f5e724744a465fc6022f99e65"
+MESSAGE_DEGRADED: Final = "b065738789d04dbb9e765e93295bd05a"
+MESSAGE_SKIPPED: Final = "56c9b5f0adb745edb042b8f42c8f5edb"
+MESSAGE_RECOVERED: Final = "5b3d90d0df3b46d99a21d992b606cd53"
+MESSAGE_UNSENT: Final = "e21fd78215e143268bbf139c3ce503b1"

@@ -13,6 +13,7 @@ the directory. One writer at a time: a job's record belongs to the daemon until 
     /var/lib/offsited/vaults/NAME/state/jobs/ID.json   one job's record
     /var/lib/offsited/vaults/NAME/state/mounts/        where jobs have mounted something for all to see
     /var/lib/offsited/vaults/NAME/state/targets/T/     what one target is known to hold
+    /var/lib/offsited/vaults/NAME/state/notices/       what was told, and notices that are not sent yet (spool)
 """
 
 import hashlib
@@ -108,6 +109,11 @@ class VaultFiles:
     @property
     def state(self) -> Path:
         return self.directory / names.STATE_DIR
+
+    @property
+    def notices(self) -> Path:
+        """What `spool` keeps."""
+        return self.state / names.NOTICES_DIR
 
     @property
     def jobs(self) -> Path:

@@ -96,6 +96,12 @@ def _pattern(text: str) -> str:
     return text
 
 
+def _mail_address(text: str) -> str:
+    if not re.fullmatch(r"[^\s\0-\x1f\x7f<>()\[\],;:\\\"|/-][^\s\0-\x1f\x7f<>()\[\],;:\\\"|]*", text) or not text.isascii():
+        raise ValueError("must be an address like root or you@example.org")
+    return text
+
+
 def _limit(value: str | int) -> str | int:
     if isinstance(value, bool) or (isinstance(value, int) and value < 0):
         raise ValueError("must be a percentage like '20%' or a number of files")
@@ -127,6 +133,14 @@ Limit = Annotated[str | int, AfterValidator(_limit)]
 ByteLimit = Annotated[str, AfterValidator(_byte_limit)]
 Duration = Annotated[str, Field(pattern=r"^[1-9]\d{0,4}[smhdw]$")]
 Bandwidth = Annotated[str, Field(pattern=r"^[1-9]\d{0,8}(\.\d+)?[KMG]?$")]
+
+
+_DURATION_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def microseconds(duration: str) -> int:
+    """Given a `Duration`, return it in microseconds."""
+    return int(duration[:-1]) * _DURATION_UNITS[duration[-1]] * 1_000_000
 
 
 class _Table(BaseModel):
@@ -181,6 +195,7 @@ class Limits(_Table):
 class _Target(_Table):
     name: Name
     default: bool = False
+    stale_after: Duration | None = None
     bandwidth: Bandwidth | None = None
     rsync_options: tuple[Annotated[str, AfterValidator(_rsync_option)], ...] = Field(default=(), strict=False)
 
@@ -285,10 +300,18 @@ class Tools(_Table):
 class Notify(_Table):
     """Who is told, and how."""
 
-    mail: tuple[str, ...] = Field(default=(), strict=False)
+    mail: tuple[Annotated[str, AfterValidator(_mail_address)], ...] = Field(default=(), strict=False)
     on_success: bool = False
+    names_in_mail: bool = False
     stale_after: Duration = "36h"
-    ping: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
+    ping: Annotated[str, Field(pattern=r"^https?://[^\s/]+\S*$")] | None = None
+    apprise: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9]+://\S*$")], ...] = Field(default=(), strict=False)
+    prometheus: AbsolutePath | None = None
+
+    @property
+    def ways(self) -> bool:
+        """Whether anything is to be sent or written at a job's end."""
+        return bool(self.mail or self.ping or self.apprise or self.prometheus)
 
 
 class Settings(_Table):

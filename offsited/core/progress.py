@@ -13,6 +13,7 @@ class Phase(StrEnum):
     """What a job is busy with, in the order of a sync."""
 
     STARTING = "starting"
+    WAITING = "waiting"
     WALKING = "walking"
     HASHING = "hashing"
     VIEW = "view"
@@ -25,7 +26,6 @@ class Phase(StrEnum):
     WRITING = "writing"
     LISTING = "listing"
     READING = "reading"
-    WAITING = "waiting"
     MOUNTED = "mounted"
 
 

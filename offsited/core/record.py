@@ -125,5 +125,9 @@ class JobRecord(BaseModel):
     """When the job ended, the source named another snapshot already."""
     key_file: str = ""
     """SHA-256 of the key file that the target has since this job, in hex; "" = not known."""
+    free: int = 0
+    """Bytes that were free in the target's file system when the job was done with it; 0 = not known."""
+    capacity: int = 0
+    """Bytes that this file system has in all; 0 = not known."""
     commit: str = ""
     """SHA-256 of the commit file that this job brought to the target, in hex."""

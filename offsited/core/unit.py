@@ -20,6 +20,10 @@ Property = tuple[str, str, object]
 PYTHON: Final = "/usr/bin/python3"
 WORKER: Final = (PYTHON, "-I", "-m", "offsited.worker")
 
+NOTIFIER: Final = (PYTHON, "-I", "-m", "offsited.notices")
+TELL, START, SKIPPED = "tell", "start", "skipped"
+"""What a job has to tell: its end, its start, that a timed run was skipped for it."""
+
 _CAPABILITY_BITS: Final = {
     "CHOWN": 0, "DAC_OVERRIDE": 1, "DAC_READ_SEARCH": 2, "FOWNER": 3, "FSETID": 4, "SETPCAP": 8, "LINUX_IMMUTABLE": 9,
     "SYS_ADMIN": 21, "SYS_RESOURCE": 24, "MKNOD": 27, "SETFCAP": 31,
@@ -135,6 +139,34 @@ def _mount_unit(record: JobRecord, target: DiskTarget | SshTarget) -> UnitSpec:
             *(setting for setting in _SANDBOX if setting[0] in _WITHOUT_NAMESPACE),
         ),
     )
+
+
+def notify_unit(vault: str, job: int, event: str, plain: str) -> UnitSpec:
+    """The unit that judges a vault after a job's event, and sends what is due. `plain` is the vault's directory of that name."""
+    return UnitSpec(
+        names.notify_unit(vault, job, "" if event == TELL else event),
+        (
+            ("Description", "s", f"offsited: notices of vault {vault}"),
+            ("Type", "s", "exec"),
+            ("ExecStart", "a(sasb)", [(PYTHON, [*NOTIFIER, event, vault, str(job)], False)]),
+            ("AddRef", "b", True),
+            ("RuntimeMaxUSec", "t", 900 * _SECOND),
+            ("LogExtraFields", "aay", [f"{names.FIELD_VAULT}={vault}".encode()]),
+            ("InaccessiblePaths", "as", [f"-{plain}"]),
+            *NOTIFYING,
+        ),
+    )
+
+
+def as_settings(properties: tuple[Property, ...]) -> list[str]:
+    """Given properties of plain types, return them as a unit file has them: NAME=VALUE."""
+    return [f"{name}={_as_text(signature, value)}" for name, signature, value in properties]
+
+
+def _as_text(signature: str, value: object) -> str:
+    if signature == "b":
+        return "yes" if value else "no"
+    return f"{value:04o}" if signature == "u" else str(value)  # the only numbers of this type are modes
 
 
 def prove_unit(vault: str) -> UnitSpec:
@@ -253,3 +285,24 @@ _WITHOUT_NAMESPACE: Final = frozenset({
     "RestrictNamespaces", "SystemCallArchitectures", "KeyringMode", "LimitCORE", "UMask",
 })  # fmt: skip
 """Those of `_SANDBOX` for which systemd makes no mount namespace."""
+NOTIFYING: Final[tuple[Property, ...]] = (
+    ("CollectMode", "s", "inactive-or-failed"),
+    ("Slice", "s", names.SLICE),
+    ("SyslogIdentifier", "s", names.NOTIFY_IDENTIFIER),
+    # A mail transfer agent may go on delivering in the background; that is its own affair.
+    ("KillMode", "s", "process"),
+    # Mail needs setgid helpers and their spools, so neither NoNewPrivileges nor a strict ProtectSystem is possible here.
+    ("ProtectSystem", "s", "full"),
+    ("ProtectKernelTunables", "b", True),
+    ("ProtectKernelModules", "b", True),
+    ("ProtectKernelLogs", "b", True),
+    ("ProtectControlGroups", "b", True),
+    ("ProtectClock", "b", True),
+    ("PrivateDevices", "b", True),
+    ("LockPersonality", "b", True),
+    ("RestrictRealtime", "b", True),
+    ("KeyringMode", "s", "private"),
+    ("LimitCORE", "t", 0),
+    ("UMask", "u", 0o077),
+)
+"""What runs where notices are sent; `offsited-watch.service` has the same."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """check-config: every configuration file, its permissions, and what it names on this machine."""
 
+import importlib.util
 import os
 import stat
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from offsited import names
-from offsited.core.config import Settings, SshTarget, Vault
+from offsited.core.config import Notify, Settings, SshTarget, Vault
 from offsited.ctl import keyfile, sources, swap, words
 from offsited.ctl.keyfile import restoring
 from offsited.ctl.output import Output
@@ -58,6 +59,16 @@ def _settings(store: Store) -> Iterator[Finding]:
         yield from _problems(path, error)
         return
     yield from _tools(settings, path)
+    yield from _notify(settings.notify, path)
+
+
+def _notify(notify: Notify, path: Path) -> Iterator[Finding]:
+    if notify.mail and not os.access(names.SENDMAIL, os.X_OK):
+        yield Finding(Severity.WARNING, str(path), "notify.mail", f"{names.SENDMAIL} cannot be run: install a mail transfer agent")
+    if notify.apprise and importlib.util.find_spec("apprise") is None:
+        yield Finding(Severity.WARNING, str(path), "notify.apprise", "the package apprise is not installed")
+    if notify.prometheus and not Path(notify.prometheus).parent.is_dir():
+        yield Finding(Severity.ERROR, str(path), "notify.prometheus", f"{Path(notify.prometheus).parent} is no directory")
 
 
 def _tools(settings: Settings, path: Path) -> Iterator[Finding]:

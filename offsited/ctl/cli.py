@@ -517,3 +517,14 @@ def check_config(out: Output) -> int:
     from offsited.store import Store
 
     return check(out, Store())
+
+
+@cli.command("notify-test")
+@json_option
+@click.pass_obj
+def notify_test(out: Output) -> int:
+    """Try each way in which notices are sent, and say what happened. Root only."""
+    from offsited.ctl.notify import notify_test as test
+    from offsited.store import Store
+
+    return test(out, Store())

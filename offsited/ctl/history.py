@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """history: the jobs of a vault on record."""
 
-import shutil
 import sys
 from datetime import tzinfo
 from typing import TYPE_CHECKING, Final
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 COLUMNS: Final = ("job", "requested", "kind", "target", "outcome", "took", "sent", "bytes", "deleted", "snapshot")
 _NUMBERS: Final = frozenset({"job", "took", "sent", "bytes", "deleted"})
 _UNBOUNDED: Final = 10_000
+"""Columns. A line that a narrow terminal wraps can be read; cells that are cut short cannot."""
 _STYLES: Final = {"done": "green", "failed": "red"}
 
 
@@ -60,9 +60,8 @@ def _show(out: Output, ends: list[JobEnd]) -> None:
         return
     from rich.console import Console
 
-    terminal = sys.stdout.isatty()
     console = Console(
-        width=shutil.get_terminal_size().columns if terminal else _UNBOUNDED,
+        width=_UNBOUNDED,
         no_color=not colours_wanted(sys.stdout),
         highlight=False,
         soft_wrap=True,

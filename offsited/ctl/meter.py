@@ -28,7 +28,7 @@ _PHASES: Final[dict[str, str]] = {
     Phase.WRITING: "writing",
     Phase.LISTING: "listing the target",
     Phase.READING: "reading the target",
-    Phase.WAITING: "waiting for a sync",
+    Phase.WAITING: "waiting for its turn, or for the target",
     Phase.MOUNTED: "mounted",
 }
 

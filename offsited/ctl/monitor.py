@@ -40,10 +40,13 @@ class Watch:
         self._client = client
         self._vault = vault
         self._jobs: dict[str, Job] = {}
+        self._states: dict[str, object] = {}
 
     def begin(self) -> Iterator[Happening]:
         """The jobs that run already."""
-        for job in objects.jobs(self._client.managed_objects()):
+        managed = self._client.managed_objects()
+        self._states = {path: found[names.TARGET]["State"] for path, found in managed.items() if names.TARGET in found}
+        for job in objects.jobs(managed):
             if self._wanted(job.vault):
                 self._jobs[names.job_path(job.job)] = job
                 yield _job("job-running", job), f"{_about(job)} runs: {meter.describe(job)}"
@@ -86,8 +89,14 @@ class Watch:
             line = f"{vault}: {'locked' if changed['Locked'] else 'unlocked'}" if "Locked" in changed else ""
             yield {"event": "vault-changed", "vault": vault, "changed": changed}, line
         elif interface == names.TARGET and self._wanted(vault):
-            line = f"{vault}: target {leaf(path)} is {changed['State']}" if "State" in changed else ""
+            line = f"{vault}: target {leaf(path)} is {changed['State']}" if self._is_news(path, changed) else ""
             yield {"event": "target-changed", "vault": vault, "target": leaf(path), "changed": changed}, line
+
+    def _is_news(self, path: str, changed: dict[str, object]) -> bool:
+        """Whether a target's state is another one: block devices come and go that are not its own."""
+        before = self._states.get(path)
+        self._states[path] = changed.get("State", before)
+        return self._states[path] != before
 
 
 def _job(event: str, job: Job) -> dict[str, object]:

@@ -113,6 +113,7 @@ class JobEnd:
     held_changed_entries: int = 0
     held_changed_bytes: int = 0
     differences: int = 0
+    commit: str = ""
 
     @classmethod
     def of(cls, job: int, outcome: Properties) -> Self:
@@ -151,6 +152,10 @@ class Target:
     last_outcome: str = ""
     last_reason: str = ""
     held: Held = Held()
+    stale: bool = False
+    stale_after: int = 0
+    free_bytes: int = 0
+    size_bytes: int = 0
 
     @classmethod
     def of(cls, properties: Properties) -> Self:
@@ -163,6 +168,10 @@ class Target:
                 changed=int(properties.get("HeldChanged", 0)),
                 changed_bytes=int(properties.get("HeldChangedBytes", 0)),
             ),
+            stale=bool(properties.get("Stale", False)),
+            stale_after=int(properties.get("StaleAfter", 0)),
+            free_bytes=int(properties.get("FreeBytes", 0)),
+            size_bytes=int(properties.get("SizeBytes", 0)),
             kind=str(properties.get("Kind", "")),
             default=bool(properties.get("Default", False)),
             state=str(properties.get("State", "")),
@@ -193,6 +202,8 @@ class Vault:
     last_reason: str = ""
     job: Job | None = None
     targets: tuple[Target, ...] = ()
+    unsent: int = 0
+    unsent_reason: str = ""
 
     @classmethod
     def of(cls, properties: Properties, job: Job | None, targets: tuple[Target, ...]) -> Self:
@@ -208,6 +219,8 @@ class Vault:
             last_reason=str(properties.get("LastReason", "")),
             job=job,
             targets=targets,
+            unsent=int(properties.get("Unsent", 0)),
+            unsent_reason=str(properties.get("UnsentReason", "")),
         )
 
     def as_json(self) -> dict[str, object]:

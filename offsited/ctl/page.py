@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from offsited import names
+from offsited.core.notice import UNSENT
 from offsited.core.outcome import ADVICE, Outcome, parse_reason
 from offsited.ctl import meter, words
 from offsited.ctl.objects import Job, JobEnd, Target, Vault
@@ -87,7 +88,16 @@ def to_do(vault: Vault) -> list[str]:
     if not vault.kit_confirmed:
         kit = f"sudo offsitectl recovery-kit {vault.name}"
         lines.append(f"print the recovery kit, keep it elsewhere, type its key back: {kit} --output FILE.html; {kit} --confirm")
+    if vault.unsent:
+        lines.append(unsent(vault))
     return [words.printable(line) for line in lines]
+
+
+def unsent(vault: Vault) -> str:
+    """That notices wait, why, and what to do."""
+    sentence, hint = UNSENT.get(vault.unsent_reason, (vault.unsent_reason, ""))
+    then = f"{hint}, then try: " if hint else ""
+    return f"{words.number(vault.unsent, 'notice')} could not be sent: {sentence}. {then}sudo offsitectl notify-test"
 
 
 def _target(target: Target, width: int, now: int, zone: tzinfo | None) -> Iterator[str]:
@@ -113,14 +123,28 @@ def _checked(target: Target, now: int, zone: tzinfo | None) -> str:
 
 def _holding(target: Target, now: int, zone: tzinfo | None) -> str:
     if not target.commit_job:
-        return "holds no snapshot yet"
+        return _aged(target, "holds no snapshot yet")
     dated = (
         f"of {words.moment(target.snapshot_dated, zone)} ({words.age(target.snapshot_dated, now)})"
         if target.snapshot_dated
         else "without a date"
     )
     confirmed = f"{words.moment(target.confirmed, zone)} ({words.ago(target.confirmed, now)})" if target.confirmed else "never"
-    return f"snapshot {dated}, confirmed {confirmed}"
+    return f"{_aged(target, f'snapshot {dated}, confirmed {confirmed}')}{_room(target)}"
+
+
+def _aged(target: Target, text: str) -> str:
+    """Red when stale; green only where an age is watched over, and the last sync was good."""
+    if target.stale:
+        return click.style(f"STALE: {text}", fg="red", bold=True)
+    good = target.stale_after and target.commit_job and target.last_outcome == Outcome.DONE
+    return click.style(text, fg="green") if good else text
+
+
+def _room(target: Target) -> str:
+    if not target.size_bytes:
+        return ""
+    return f", {words.size(target.free_bytes)} of {words.size(target.size_bytes)} free"
 
 
 def outcome(word: str, reason: str) -> str:

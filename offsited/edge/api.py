@@ -12,7 +12,7 @@ from offsited.core.record import Held, JobRecord, Options, Plan
 from offsited.core.verification import Level
 from offsited.edge.bus import Bus, Call
 from offsited.edge.polkit import Polkit
-from offsited.engine import Engine, Job, KnownTarget, KnownVault
+from offsited.engine import Engine, Job, KnownTarget, KnownVault, Standing
 from offsited.errors import Exit, InvalidArgs, NoSuchJob
 
 _NO_OBJECT: Final = "/"
@@ -101,6 +101,7 @@ class VaultExport(_Exported):
             "DefaultTarget": vault.config.default_target.name,
             "LastJob": vault.last.job if vault.last else 0,
             **_last(vault.last),
+            **_unsent(Standing.of(vault)),
         }
 
     def methods(self) -> Mapping[str, tuple[str, _Method]]:
@@ -214,6 +215,9 @@ class TargetExport(_Exported):
             "CheckReason": known.check_reason,
             "KeyFile": self._key_file(known),
             **_last(known.last),
+            **self._age(known),
+            "FreeBytes": known.room[0],
+            "SizeBytes": known.room[1],
         }
 
     def _key_file(self, known: KnownTarget) -> str:
@@ -222,6 +226,10 @@ class TargetExport(_Exported):
         if record is None or not known.key_file:
             return "unknown"
         return "current" if known.key_file == record.sha256 else "older"
+
+    def _age(self, known: KnownTarget) -> Mapping[str, object]:
+        standing = Standing.of(self._vault)
+        return {"Stale": standing.stale(self._target.name, known), "StaleAfter": standing.stale_after(self._target.name)}
 
     def _state(self, known: KnownTarget) -> str:
         """A disk is there or not. Of a host we know what the last job found."""
@@ -358,6 +366,10 @@ def _last(record: JobRecord | None) -> dict[str, str]:
     return {"LastOutcome": outcome, "LastReason": record.reason if record else Reason.NONE.value}
 
 
+def _unsent(standing: Standing) -> dict[str, object]:
+    return {"Unsent": standing.unsent, "UnsentReason": standing.unsent_reason}
+
+
 def _outcome(record: JobRecord) -> dict[str, object]:
     """The words and numbers of a record: no names, no paths."""
     numbers = ("requested", "started", "ended", "snapshot_dated")
@@ -367,6 +379,7 @@ def _outcome(record: JobRecord) -> dict[str, object]:
         "target": record.target,
         "outcome": record.outcome.value if record.outcome else "",
         "reason": record.reason,
+        "commit": record.commit,
         **{name: getattr(record, name) for name in numbers},
         **record.counts.model_dump(),
         "dry_run": record.options.dry_run,

@@ -13,12 +13,14 @@ from typing import Final, TypeVar
 from offsited import names
 from offsited.core import unit
 from offsited.core.config import DiskTarget, SshTarget
-from offsited.core.outcome import Outcome
+from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind, Options
 from offsited.core.unit import UnitEnd
+from offsited.engine.awake import Awake
 from offsited.engine.jobs import Job, Jobs, now
 from offsited.engine.known import KnownVault
-from offsited.engine.outside import Announcer, Disks, Keys, Units
+from offsited.engine.outside import Announcer, Disks, Keys, Sleep, Units
+from offsited.engine.teller import Teller
 from offsited.errors import (
     Busy,
     ConfigInvalid,
@@ -55,6 +57,7 @@ class Engine:
         disks: Disks,
         announcer: Announcer,
         *,
+        sleep: Sleep,
         show_locked: Callable[[Sequence[str]], None] = lambda _vaults: None,
     ) -> None:
         """`show_locked` is told which vaults are locked, whenever that has changed."""
@@ -70,7 +73,8 @@ class Engine:
         self._fetching: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._show_locked = show_locked
         self._tasks: set[asyncio.Task[None]] = set()
-        self.jobs = Jobs(units, announcer, self._job_ended)
+        self._teller = Teller(store, units)
+        self.jobs = Jobs(units, announcer, Awake(sleep), self._job_ended)
 
     # --- what is known ---------------------------------------------------------------------------------------------
 
@@ -252,11 +256,28 @@ class Engine:
             vault = self.vault(name)
             wanted = _find_target(vault, target)
             running = self.jobs.writing(name)
+            if running is not None and _is_predecessor(running.record, wanted.name, options):
+                self._teller.skipped(vault, running.number)
+                return running
             if running is not None:
                 raise Busy(f"job {running.number} writes to vault {name}", hint=f"Follow it: offsitectl monitor {name}")
-            job = await self._start(vault, wanted, Kind.SYNC, options, extra)
+            try:
+                job = await self._start(vault, wanted, Kind.SYNC, options, extra)
+            except Locked as error:
+                if options.timed:
+                    await self._found_locked(vault, wanted.name, options, error)
+                raise
+            self._teller.started(vault, job.number)
             self._announcer.vault_changed(vault, "Job")
             return job
+
+    async def _found_locked(self, vault: KnownVault, target: str, options: Options, error: Locked) -> None:
+        """Nobody is there to read the error: a timed sync that cannot begin is a failed one, on record like any other."""
+        async with self._numbering:
+            number = await asyncio.to_thread(self._store.next_job)
+        record = self._record(number, Kind.SYNC, vault, target, options)
+        end = {"ended": now(), "outcome": Outcome.FAILED, "reason": Reason.LOCKED.value, "detail": error.message}
+        await self.jobs.record_failure(record.model_copy(update=end), vault.files)
 
     async def diff(self, name: str, target: str, output: int) -> Job:
         """Start a dry run of a sync that writes its plan, names in clear, into an open file. Raise Busy, NoSuchTarget, InvalidArgs."""
@@ -341,24 +362,29 @@ class Engine:
         with _closing(None if options.dry_run else await self._key(vault)) as key:
             async with self._numbering:
                 number = await asyncio.to_thread(self._store.next_job)
-            writes = kind is Kind.SYNC
-            record = JobRecord(
-                job=number,
-                kind=kind,
-                vault=vault.name,
-                target=target.name,
-                options=options,
-                unit=names.job_unit(vault.name) if writes else names.reader_unit(kind, vault.name, number),
-                requested=now(),
-            )
+            record = self._record(number, kind, vault, target.name, options)
             spec = unit.job_unit(record, vault.config, target, str(vault.files.directory))
             return await self.jobs.start(record, vault.files, spec, key, extra)
+
+    def _record(self, number: int, kind: Kind, vault: KnownVault, target: str, options: Options) -> JobRecord:
+        """The record of a job that is asked for now."""
+        return JobRecord(
+            job=number,
+            kind=kind,
+            vault=vault.name,
+            target=target,
+            options=options,
+            unit=names.job_unit(vault.name) if kind is Kind.SYNC else names.reader_unit(kind, vault.name, number),
+            requested=now(),
+        )
 
     def _job_ended(self, job: Job, record: JobRecord) -> None:
         """Learn from a job's end. The vault may have gone from the configuration meanwhile."""
         vault = self._vaults.get(record.vault)
         if vault is None:
             return
+        if not record.options.dry_run:
+            self._teller.ended(vault, record.job)
         if not job.writes:
             vault.take(record)
             vault.files.prune_records(vault.kept)
@@ -367,7 +393,18 @@ class Engine:
         vault.take(record)
         vault.files.prune_records(vault.kept)
         self._announcer.vault_changed(vault, "Job", "LastJob", "LastOutcome", "LastReason")
-        changed = (*_HELD, "State", "CommitJob", "SnapshotDated", "Confirmed", "KeyFile", "LastOutcome", "LastReason")
+        changed = (
+            *_HELD,
+            "State",
+            "CommitJob",
+            "SnapshotDated",
+            "Confirmed",
+            "KeyFile",
+            "LastOutcome",
+            "LastReason",
+            "FreeBytes",
+            "SizeBytes",
+        )
         self._announcer.target_changed(vault, record.target, *changed)
         if record.newer and record.outcome in {Outcome.DONE, Outcome.PARTIAL}:
             self._again(record)
@@ -395,6 +432,11 @@ class Engine:
 
 def _enter(vault: str) -> str:
     return f"Enter it by hand: offsitectl unlock {vault}. See why: journalctl {names.FIELD_VAULT}={vault}"
+
+
+def _is_predecessor(running: JobRecord, target: str, options: Options) -> bool:
+    """Whether a timed sync meets the timed sync before it: there is nothing to do that this one does not do."""
+    return running.kind is Kind.SYNC and running.options.timed and options.timed and running.target == target
 
 
 def _find_target(vault: KnownVault, name: str) -> DiskTarget | SshTarget:

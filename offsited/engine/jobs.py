@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from offsited import names
+from offsited.core.judgment import event_of
+from offsited.core.notice import Event
 from offsited.core.outcome import ADVICE, Outcome, Reason, parse_reason
 from offsited.core.progress import Progress, parse_status_text
 from offsited.core.record import JobRecord, Kind
 from offsited.core.unit import UnitEnd, UnitSpec, concluded, description
+from offsited.engine.awake import Awake
 from offsited.engine.outside import Announcer, Unit, Units
 from offsited.errors import Failed, OffsitedError
 from offsited.store import VaultFiles
@@ -42,8 +45,9 @@ class Job:
 class Jobs:
     """Those that run. `on_end` is given the job and its final record before anybody else hears of the end."""
 
-    def __init__(self, units: Units, announcer: Announcer, on_end: Callable[[Job, JobRecord], None]) -> None:
+    def __init__(self, units: Units, announcer: Announcer, awake: Awake, on_end: Callable[[Job, JobRecord], None]) -> None:
         self._units = units
+        self._awake = awake
         self._announcer = announcer
         self._on_end = on_end
         self._running: dict[int, Job] = {}
@@ -78,6 +82,14 @@ class Jobs:
         self._follow(job, unit)
         return job
 
+    async def record_failure(self, record: JobRecord, files: VaultFiles) -> None:
+        """Put on record a job that never began, and tell of its end as of any other's."""
+        job = Job(record, files)
+        await asyncio.to_thread(files.write_record, record)
+        self._on_end(job, record)
+        self._announcer.job_removed(job)
+        _summarize(record)
+
     async def adopt(self, record: JobRecord, files: VaultFiles) -> None:
         """Take up a job whose record has no end: watch its unit if that still runs, or record that it was interrupted."""
         job = Job(record, files)
@@ -108,9 +120,11 @@ class Jobs:
         task.add_done_callback(self._tasks.discard)
 
     async def _see_through(self, job: Job, unit: Unit) -> None:
+        self._awake.job_runs(job.record)
         try:
             end = await unit.ended()
         finally:
+            self._awake.job_ended(job.number)
             self._units.forget(job.record.unit)
         await self._conclude(job, end)
 
@@ -169,9 +183,25 @@ def _summarize(record: JobRecord) -> None:
         words.append(
             f"{counts.sent_entries} of {counts.entries} entries and {counts.sent_bytes} bytes sent, {counts.deleted_entries} deleted"
         )
-    _tell(record, logging.INFO if record.outcome is Outcome.DONE else logging.ERROR, "; ".join(words))
+    more = {names.FIELD_OUTCOME: str(record.outcome), names.FIELD_MESSAGE_ID: _message_id(record), names.FIELD_REASON: record.reason}
+    _tell(record, logging.INFO if record.outcome is Outcome.DONE else logging.ERROR, "; ".join(words), **more)
 
 
-def _tell(record: JobRecord, level: int, sentence: str) -> None:
-    fields = {names.FIELD_VAULT: record.vault, names.FIELD_TARGET: record.target, names.FIELD_JOB: str(record.job)}
+def _message_id(record: JobRecord) -> str:
+    """What the catalog says of such an end."""
+    match event_of(record):
+        case Event.SUCCESS:
+            return names.MESSAGE_DONE
+        case Event.HELD:
+            return names.MESSAGE_HELD
+        case Event.LOCKED:
+            return names.MESSAGE_LOCKED
+        case Event.DEGRADED:
+            return names.MESSAGE_DEGRADED
+        case _:
+            return names.MESSAGE_FAILED
+
+
+def _tell(record: JobRecord, level: int, sentence: str, **more: str) -> None:
+    fields = {names.FIELD_VAULT: record.vault, names.FIELD_TARGET: record.target, names.FIELD_JOB: str(record.job), **more}
     _log.log(level, "%s", sentence, extra=fields)

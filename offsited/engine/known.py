@@ -44,6 +44,9 @@ class KnownTarget:
     key_file: str = ""
     """SHA-256 of the key file that the target has, in hex; "" = not known."""
 
+    room: tuple[int, int] = (0, 0)
+    """Bytes free there and in all, as the last sync that could tell has found them; 0 = not known."""
+
     def take(self, record: JobRecord) -> None:
         """Learn of a newer sync. One that only looked says what a limit would hold, and nothing of the target."""
         if record.held is not None:
@@ -51,6 +54,8 @@ class KnownTarget:
         if record.options.dry_run:
             return
         self.last = record
+        if record.capacity:
+            self.room = record.free, record.capacity
         if record.outcome is Outcome.DONE:
             self.done = record
         if record.commit:

@@ -83,6 +83,13 @@ class Disks(Protocol):
         """Whether the target's file system is on a device that is there now."""
 
 
+class Sleep(Protocol):
+    """Whoever puts this machine to sleep and shuts it down."""
+
+    async def inhibit(self, why: str) -> tuple[int, ...]:
+        """Block sleep, and delay a shutdown a little, until the descriptors returned are closed. Raise Failed if nobody listens."""
+
+
 class Announcer(Protocol):
     """Who is told what has changed. Called from the event loop; must not raise."""
 

@@ -78,6 +78,14 @@ class Disk:
             raise JobFailed(Reason.TARGET_READ_ONLY, "the kernel mounted it read-only")
         self._show(_open_if_there, writing=writing)
 
+    def room(self) -> dict[str, int]:
+        """Bytes free in its file system, and in all, as a record has them; nothing if the disk does not tell any more."""
+        try:
+            found = os.statvfs(self.root)
+        except OSError:
+            return {}
+        return {"free": found.f_bavail * found.f_frsize, "capacity": found.f_blocks * found.f_frsize}
+
     def _show(self, opening: Callable[[int, str], int | None], *, writing: bool) -> None:
         top = os.open(self.root, _DIRECTORY | os.O_CLOEXEC)
         try:

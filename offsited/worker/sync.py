@@ -11,12 +11,14 @@ from offsited.core.commit import digest
 from offsited.core.manifest import ManifestDamaged
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.paths import exclude_line
+from offsited.core.progress import Phase
 from offsited.core.record import Counts
 from offsited.errors import JobFailed
 from offsited.store import KeyRecord
 from offsited.worker import mending, mounts, snapshot, target
 from offsited.worker.books import Books
 from offsited.worker.confirmed import Announced, Confirmed, Standing
+from offsited.worker.disk import Disk
 from offsited.worker.holding import Holding
 from offsited.worker.job import DONE, Ending, Job
 from offsited.worker.mirror import CANARY, CANARY_BYTES, Mirror, check_top
@@ -26,10 +28,12 @@ from offsited.worker.report import now
 from offsited.worker.snapshot import Snapshot
 from offsited.worker.surveying import survey
 from offsited.worker.target import Found, Target
-from offsited.worker.transfer import Transfers
+from offsited.worker.transfer import Transfers, patiently
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LISTED_MAX: Final = 20
+WAITS: Final = (2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 240.0, 480.0)
+"""Seconds between the tries of a timed sync to reach its target: after a boot or a resume the network may take a while, or its host."""
 
 
 async def sync(job: Job) -> Ending:
@@ -43,7 +47,11 @@ async def sync(job: Job) -> Ending:
     transfers = Transfers(job.tools, job.runtime, job.report)
     reached = await reach(job, writing=True)
     syncing = _Sync(job, opened, transfers, reached)
-    ending = await syncing.run(confirmed)
+    try:
+        ending = await syncing.run(confirmed)
+    finally:
+        if isinstance(reached, Disk):
+            job.report.note(**await asyncio.to_thread(reached.room))
     job.report.note(newer=not await asyncio.to_thread(snapshot.is_newest, job.vault.source, opened))
     return ending
 
@@ -139,10 +147,17 @@ class _Sync:
     async def _look(self, confirmed: Confirmed, announced: Announced | None) -> Found:
         """One round trip: whose the target is, and what lies there of ours."""
         paths = {confirmed.sealed.commit_path, announced.commit_path if announced else "", names.TARGET_KEY_FILE} - {""}
-        if self.job.options.adopt:
-            key_file = self.job.files.key_file.read_bytes()
-            return await target.adopt(self.transfers, self.reached, self.job.files.identity(), sorted(paths), key_file)
-        return await target.inspect(self.transfers, self.reached, self.job.files.identity(), sorted(paths))
+
+        async def look() -> Found:
+            if self.job.options.adopt:
+                key_file = self.job.files.key_file.read_bytes()
+                return await target.adopt(self.transfers, self.reached, self.job.files.identity(), sorted(paths), key_file)
+            return await target.inspect(self.transfers, self.reached, self.job.files.identity(), sorted(paths))
+
+        if not self.job.options.timed:
+            return await look()
+        self.job.report.phase(Phase.WAITING)
+        return await patiently(look, WAITS)
 
     def _key_file(self) -> str:
         """The SHA-256 of the vault's key file. Raise JobFailed for one that is not the vault's: it must not get to a target."""

@@ -5,7 +5,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -114,9 +114,9 @@ def _nobody(_item: Item) -> None:
     return
 
 
-async def patiently(attempt: Callable[[], Awaitable[_Result]]) -> _Result:
-    """Await `attempt()`, again after each of PAUSES while it fails for what may pass. Raise the last TransferFailed."""
-    for pause in PAUSES:
+async def patiently(attempt: Callable[[], Awaitable[_Result]], pauses: Sequence[float] = PAUSES) -> _Result:
+    """Await `attempt()`, again after each of `pauses` while it fails for what may pass. Raise the last TransferFailed."""
+    for pause in pauses:
         try:
             return await attempt()
         except TransferFailed as failure:

@@ -150,4 +150,6 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     units = must("systemctl", "list-units", "--all", "--plain", "--no-legend", *(f"offsited-{kind}-*" for kind in KINDS))
     assert not units.split(), units
     assert not list(Path("/run").glob("offsited-*")), "a runtime directory is left"
-    assert "Traceback" not in journal(f"--after-cursor={cursor}", "SYSLOG_IDENTIFIER=offsited", "SYSLOG_IDENTIFIER=offsited-worker")
+    assert "Traceback" not in journal(
+        f"--after-cursor={cursor}", "SYSLOG_IDENTIFIER=offsited", "SYSLOG_IDENTIFIER=offsited-worker", "SYSLOG_IDENTIFIER=offsited-notify"
+    )

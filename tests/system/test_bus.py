@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The daemon on the bus, as an administrator meets it by busctl(1): what is there, and that it is what the XML promises."""
 
+import hashlib
 import json
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -52,10 +53,12 @@ def test_outcome_has_every_word_that_the_xml_promises(home: OnDisk) -> None:
     told = outcome(job)
     assert set(told) == {
         "kind", "vault", "target", "outcome", "reason", "requested", "started", "ended", "snapshot_dated", "entries", "bytes",
-        "sent_entries", "sent_bytes", "wire_bytes", "deleted_entries", "differences",
+        "sent_entries", "sent_bytes", "wire_bytes", "deleted_entries", "differences", "commit",
     }  # fmt: skip
     assert 0 < told["requested"] <= told["started"] <= told["ended"]
     assert told["entries"] == 3
+    kept = home.vault.directory / "state" / "targets" / "disk" / "commit.json"
+    assert told["commit"] == hashlib.sha256(kept.read_bytes()).hexdigest()
 
 
 def test_the_daemon_is_what_the_xml_says(home: OnDisk) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The daemon's own life: reload, activation, watchdog, stop and restart, and where the passphrase is meanwhile."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,8 +13,11 @@ import pytest
 from .conftest import fresh_vault
 from .daemon import MANAGER, NAME, ROOT, SERVICE, TARGET, VAULT, Watch, get, main_pid, objects, target_path
 from .machine import journal, must, offsitectl, run, shown, write
+from .mails import until
 from .vaults import BULK, OnDisk
 
+LOGIND = "org.freedesktop.login1.Manager"
+INHIBITORS = Path("/run/systemd/inhibit")
 DROP_IN = Path(f"/run/systemd/system/{SERVICE}.d/test.conf")
 
 
@@ -165,6 +169,27 @@ def test_it_feeds_the_watchdog(home: OnDisk, short_watchdog: None) -> None:
     with home.vault.slow_sync() as job:
         assert job.end()["outcome"] == "done"
     assert main_pid() == pid
+
+
+def _inhibitors(vault: str) -> list[str]:
+    """What keeps the machine awake for a vault: what is inhibited, and how."""
+    listed = must("busctl", "call", "--json=short", "org.freedesktop.login1", "/org/freedesktop/login1", LOGIND, "ListInhibitors")
+    found = json.loads(listed)["data"][0]
+    return sorted(f"{what} {mode}" for what, who, why, mode, _uid, _pid in found if who == "offsited" and vault in why)
+
+
+def test_the_machine_is_kept_awake_while_a_job_runs_and_no_longer(home: OnDisk) -> None:
+    """Across a crash of the daemon, too."""
+    home.vault.next_snapshot(home.first, bulk=BULK)
+    awake = ["shutdown delay", "sleep block"]
+    with home.vault.slow_sync() as job:
+        until(lambda: _inhibitors(home.vault.name) == awake, INHIBITORS)
+        with Watch() as watch:
+            os.kill(main_pid(), signal.SIGKILL)
+            watch.until_back()
+        until(lambda: _inhibitors(home.vault.name) == awake, INHIBITORS)
+        assert job.end()["outcome"] == "done"
+    until(lambda: _inhibitors(home.vault.name) == [], INHIBITORS)
 
 
 # --- passphrase_command --------------------------------------------------------------------------------------------

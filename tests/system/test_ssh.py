@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import MakeVault, fresh_remote, fresh_vault
+from .daemon import ROOT, Running, Watch
 from .machine import must, offsitectl, write
 from .remote import HOST, NO_RSYNC, Remote, at_remote, host_key
 from .trees import census, differences, plant
@@ -205,3 +206,18 @@ def test_a_directory_that_is_somebody_elses_is_left_alone(vault: MakeVault, remo
     assert ended.status == 1
     assert "not empty" in ended.told
     assert remote.census() == before
+
+
+def test_a_timed_sync_waits_for_a_host_that_is_not_there_yet(away: AtRemote) -> None:
+    """As after a boot or a resume. A person's sync says at once what is wrong."""
+    at_remote("systemctl stop ssh.socket ssh.service")
+    try:
+        assert away.vault.sync().json["reason"] == "target-unreachable"
+        with Watch() as watch:
+            ended = away.vault.sync("--timed", "--no-block")
+            assert ended.status == 0, ended.told
+            watch.until_changed(f"{ROOT}/jobs/{ended.json['job']}", Phase="waiting")
+            at_remote("systemctl start ssh.service")
+            assert Running(watch, int(ended.json["job"]), away.vault.name).end()["outcome"] == "done"
+    finally:
+        at_remote("systemctl start ssh.service")

@@ -16,14 +16,16 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from offsited import __version__, names
-from offsited.core import config
+from offsited.core import config, metrics
 from offsited.core.commit import Commit, OwnerMarker
+from offsited.core.notice import Event
 from offsited.core.outcome import Outcome, Reason, exit_status
 from offsited.ctl import objects
 from offsited.ctl.cli import cli
 from offsited.ctl.output import INTERRUPTED
 from offsited.ctl.vaultfile import parse_source, parse_target
 from offsited.errors import Exit
+from offsited.spool import Way
 
 ROOT = Path(__file__).resolve().parents[2]
 MAN = ROOT / "packaging" / "man"
@@ -47,7 +49,6 @@ TABLES: list[tuple[str, str, type[BaseModel], set[str]]] = [
 NOT_ACTED_UPON = [
     ("offsited-vault.5.scd", "Disk targets", "on_arrival"),
     ("offsited-vault.5.scd", "Ssh targets", "seed"),
-    ("offsited.toml.5.scd", "[notify]", ""),
 ]
 
 
@@ -210,6 +211,13 @@ def test_every_key_of_what_lies_on_a_target_is_told(model: type[BaseModel]) -> N
     assert set(model.model_fields) <= set(re.findall(r"\*([a-z_]+)\*", page("offsited-target.7.scd")))
 
 
+def test_every_metric_and_every_event_is_told_and_no_other() -> None:
+    text = page("offsited-watch.service.8.scd")
+    assert set(re.findall(r"offsited_[a-z_]+", text)) == set(metrics.NAMES)
+    assert set(Event) <= set(re.findall(r"\*([a-z]+)\*", sections(text)["WHAT IS TOLD"]))
+    assert set(Way) == set(re.findall(r"^\*([a-z]+)\*$", sections(text)["HOW IT IS TOLD"], flags=re.MULTILINE))
+
+
 def test_what_lies_on_a_target_is_named_as_the_program_names_it() -> None:
     text = page("offsited-target.7.scd")
     for name in (names.OWNER_FILE, names.CURRENT_DIR, names.PARTIAL_DIR, names.TARGET_KEY_FILE, names.BACKUP_DIR, names.OFFSITED_DIR):
@@ -243,8 +251,10 @@ def test_units_and_journal_fields_are_named_as_the_program_names_them() -> None:
         names.sync_service("NAME"),
         names.sync_timer("NAME"),
         names.sync_path_unit("NAME"),
+        names.WATCH_SERVICE,
+        names.notify_unit("NAME", 1).replace("-1.", "-ID."),
     ]
-    fields_named = [names.FIELD_VAULT, names.FIELD_TARGET, names.FIELD_JOB]
+    fields_named = [names.FIELD_VAULT, names.FIELD_TARGET, names.FIELD_JOB, names.FIELD_OUTCOME, names.FIELD_REASON]
     assert _missing([names.SERVICE, names.SLICE, names.BOOT_HINT_SERVICE, *units, *fields_named], told) == []
 
 

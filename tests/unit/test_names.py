@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offsited import errors, names
+from offsited.core.unit import NOTIFIER, NOTIFYING, as_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 XML = ROOT / "dbus" / "org.offsited.Offsite1.xml"
@@ -166,12 +167,32 @@ def test_what_units_say_of_the_journal_and_the_slice(path: Path) -> None:
         if key == "Slice":
             assert value == names.SLICE
         if key.startswith("Exec"):
-            program = Path(value.lstrip("-+!:@").split()[0]).name
-            assert program in _scripts() or (ROOT / "packaging" / program).exists()
+            program = value.lstrip("-+!:@").split()
+            assert (
+                Path(program[0]).name in _scripts()
+                or (ROOT / "packaging" / Path(program[0]).name).exists()
+                or tuple(program[: len(NOTIFIER)]) == NOTIFIER
+            )
+
+
+def test_the_watch_runs_as_notices_of_jobs_do() -> None:
+    service = unit(names.WATCH_SERVICE)["Service"]
+    wanted = [setting for setting in as_settings(NOTIFYING) if not setting.startswith("CollectMode=")]
+    assert set(wanted) <= {f"{key}={value}" for key, value in service}
+    assert (ROOT / "units" / names.WATCH_TIMER).exists()
 
 
 def _scripts() -> set[str]:
     return set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
+
+
+def test_the_catalog_explains_every_message_and_no_other() -> None:
+    entries = (ROOT / "packaging" / "offsited.catalog").read_text().split("\n-- ")[1:]
+    assert sorted(entry[:32] for entry in entries) == sorted(value for name, value in vars(names).items() if name.startswith("MESSAGE_"))
+    for entry in entries:
+        assert re.match(r"[0-9a-f]{32}\nSubject: .+\nDefined-By: offsited\n(Documentation: man:.+\n)+\n\S", entry)
+        assert set(re.findall(r"@([A-Z_]+)@", entry)) <= set(names.JOURNAL_FIELDS)
+        assert max(map(len, entry.splitlines())) <= 100
 
 
 def test_programs_have_our_names() -> None:

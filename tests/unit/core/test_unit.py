@@ -198,3 +198,19 @@ def test_a_mount_s_unit_has_nothing_that_would_hide_it(target: config.DiskTarget
     assert [name for name in found if hiding.match(name)] == []
     assert (found["NoNewPrivileges"], found["LimitCORE"], found["DevicePolicy"]) == (True, 0, "closed")
     assert "secret" not in repr(spec)
+
+
+def test_the_unit_of_notices_can_run_a_mail_transfer_agent_and_cannot_see_the_key() -> None:
+    spec = unit.notify_unit("home", 5, unit.TELL, "/var/lib/offsited/vaults/home/plain")
+    found = {name: value for name, _, value in spec.properties}
+    assert spec.name == "offsited-notify-home-5.service"
+    assert unit.notify_unit("home", 5, unit.START, "/p").name == "offsited-notify-home-5-start.service"
+    assert found["ExecStart"] == [(unit.PYTHON, [*unit.NOTIFIER, "tell", "home", "5"], False)]
+    assert found["InaccessiblePaths"] == ["-/var/lib/offsited/vaults/home/plain"]
+    assert found["KillMode"] == "process"
+    assert not {"NoNewPrivileges", "PrivateNetwork", "RestrictSUIDSGID", "CapabilityBoundingSet"} & set(found)
+
+
+def test_properties_as_a_unit_file_has_them() -> None:
+    properties = (("ProtectClock", "b", True), ("UMask", "u", 0o077), ("LimitCORE", "t", 0), ("KillMode", "s", "process"))
+    assert unit.as_settings(properties) == ["ProtectClock=yes", "UMask=0077", "LimitCORE=0", "KillMode=process"]

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`python3 -I -m offsited.notices tell|skipped|start VAULT JOB`, `... watch`, or `... test`.
+
+tell      a job has ended: judge the vault, send what is due          skipped   the same, and a timed run was skipped for this job
+start     a job has started: a sign of life                           watch     judge every vault, with or without the daemon
+test      try each way, and say on standard output what happened
+"""
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from offsited import names
+from offsited.errors import Exit
+from offsited.notices import journal, sending, trial
+from offsited.notices.judging import judge_vault, settings_of, write_metrics
+from offsited.store import Store
+
+
+def main(arguments: Sequence[str], store: Store) -> int:
+    """Given the command line without the program's name, do what it says and return the exit status: 1 if something could not be sent."""
+    match arguments:
+        case [("tell" | "skipped") as what, vault, number] if number.isdecimal():
+            return _each(store, [vault], skipped=int(number) if what == "skipped" else 0)
+        case ["start", vault, number] if number.isdecimal():
+            told = _guarded(vault, lambda: sending.ping_start(store, vault, int(number), settings_of(store).notify))
+            return Exit.DONE if told else Exit.FAILED
+        case ["watch"]:
+            return _each(store, [name for name in store.vault_names() if names.NAME_PATTERN.fullmatch(name)])
+        case ["test"]:
+            return trial.run(settings_of(store).notify, print)
+        case _:
+            print(__doc__, file=sys.stderr)
+            return Exit.USAGE
+
+
+def _each(store: Store, vaults: Sequence[str], skipped: int = 0) -> int:
+    """Judge first and send afterwards: what one vault's mail takes must not keep another from being judged."""
+    judged = [_guarded(vault, lambda vault=vault: judge_vault(store, vault, skipped)) for vault in vaults]  # type: ignore[misc]
+    written = _guarded("", lambda: write_metrics(store))
+    notify = settings_of(store).notify
+    sent = [_guarded(vault, lambda vault=vault: sending.send_due(store, vault, notify)) for vault in vaults]  # type: ignore[misc]
+    return Exit.DONE if all((*judged, written, *sent)) else Exit.FAILED
+
+
+def _guarded(vault: str, act: Callable[[], bool]) -> bool:
+    """One vault's trouble must not silence another's."""
+    try:
+        return act()
+    except OSError as error:
+        journal.problem(vault, f"notices of {f'vault {vault}' if vault else 'all vaults'}: {error}")
+        return False
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    sys.exit(main(sys.argv[1:], Store()))

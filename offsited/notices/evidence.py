@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is on record of a vault, read from its files alone: the daemon may be stopped, masked or broken."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from offsited import names
+from offsited.core import config
+from offsited.core.commit import Commit, parse_commit
+from offsited.core.config import Notify, Vault
+from offsited.core.judgment import DAY
+from offsited.core.notice import Facts, Remembered, TargetFacts
+from offsited.core.outcome import Outcome, Reason
+from offsited.core.record import JobRecord, Kind
+from offsited.errors import ConfigInvalid
+from offsited.spool import moment
+from offsited.store import Store, VaultFiles
+
+COMMIT_FILE: Final = "commit.json"
+CGROUP: Final = Path("/sys/fs/cgroup") / names.SLICE
+"""Units of ours that run have a directory there; a record without an end may be of one that was killed."""
+
+
+def gather(store: Store, name: str, notify: Notify, before: Remembered | None, skipped: int = 0) -> Facts:
+    """Read a vault's configuration and records. Raise NoSuchVault if it is no more."""
+    files = store.vault_files(name)
+    records = tuple(record for record in files.records() if not record.options.dry_run)  # those say nothing of a target
+    skipped = skipped or _runs_for_a_day(records)
+    try:
+        vault = store.read_vault(name)
+        files.identity()
+    except ConfigInvalid:
+        limits = {target: mark.limit for target, mark in before.targets.items()} if before else {}
+        return Facts(name, _targets(files, limits, records), records, Reason.CONFIG_INVALID, skipped)
+    return Facts(name, _targets(files, limits_of(vault, notify), records), records, "", skipped)
+
+
+def _runs_for_a_day(records: Iterable[JobRecord]) -> int:
+    """A timed sync for which systemd has skipped its daily run: it does not start a service that has not ended. 0 = there is none."""
+    since = moment().now - DAY
+    running = [record for record in records if record.outcome is None and record.kind is Kind.SYNC and record.options.timed]
+    return next((record.job for record in running if record.requested < since and (CGROUP / record.unit).is_dir()), 0)
+
+
+def limits_of(vault: Vault, notify: Notify) -> Mapping[str, int]:
+    """`stale_after` of each target in microseconds: its own, else for the default one what holds for all, else 0 = none."""
+    general = {vault.default_target.name: notify.stale_after}
+    chosen = {target.name: target.stale_after or general.get(target.name) for target in vault.target}
+    return {name: config.microseconds(limit) if limit else 0 for name, limit in chosen.items()}
+
+
+def _targets(files: VaultFiles, limits: Mapping[str, int], records: Iterable[JobRecord]) -> tuple[TargetFacts, ...]:
+    done = {
+        record.target: record
+        for record in sorted(records, key=lambda record: record.job)
+        if record.kind is Kind.SYNC and record.outcome is Outcome.DONE
+    }
+    return tuple(_target(files, name, limit, done.get(name)) for name, limit in limits.items())
+
+
+def _target(files: VaultFiles, name: str, limit: int, done: JobRecord | None) -> TargetFacts:
+    commit = _commit(files.target(name) / COMMIT_FILE)
+    return TargetFacts(name, limit, done, commit.snapshot_dated if commit else 0, intact=commit is not None or done is None)
+
+
+def _commit(path: Path) -> Commit | None:
+    try:
+        return parse_commit(path.read_bytes())
+    except OSError:
+        return None

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The page of `status`: what is old is red, what is watched over and good is green, and what waits for a person is said."""
+
+from dataclasses import replace
+from datetime import UTC
+
+import click
+import pytest
+
+from offsited.core.notice import UNSENT
+from offsited.ctl.objects import Target, Vault
+from offsited.ctl.page import Situation, page
+
+NOON = 1_795_608_000_000_000
+"""2026-11-25 12:00 UTC."""
+HOUR = 3_600_000_000
+FRESH = Target(
+    "disk",
+    kind="disk",
+    default=True,
+    state="present",
+    commit_job=7,
+    snapshot_dated=NOON - 12 * HOUR,
+    confirmed=NOON - 3 * HOUR,
+    last_outcome="done",
+    stale_after=36 * HOUR,
+    free_bytes=300 << 30,
+    size_bytes=1 << 40,
+)
+
+
+def shown(target: Target = FRESH, **of_vault: object) -> str:
+    vault = replace(Vault("home", targets=(target,)), **of_vault)  # type: ignore[arg-type]
+    return "\n".join(page([Situation(vault, None, None)], [], NOON, UTC))
+
+
+def plain(target: Target = FRESH, **of_vault: object) -> str:
+    return click.unstyle(shown(target, **of_vault))
+
+
+HELD = "snapshot of 2026-11-25 00:00 (12 h old), confirmed 2026-11-25 09:00 (3 h ago)"
+
+
+def test_both_ages_and_the_room_there() -> None:
+    assert f"disk  disk, present, default: {HELD}, 300.0 GiB of 1.0 TiB free\n" in plain()
+    assert "free" not in plain(replace(FRESH, size_bytes=0))
+
+
+@pytest.mark.parametrize(
+    ("target", "colour", "text"),
+    [
+        (FRESH, "green", HELD),
+        (replace(FRESH, stale=True), "red", f"STALE: {HELD}"),
+        (replace(FRESH, stale_after=0), None, HELD),
+        (replace(FRESH, last_outcome="failed", last_reason="target-full"), None, HELD),
+        (replace(FRESH, commit_job=0), None, "holds no snapshot yet"),
+        (replace(FRESH, commit_job=0, stale=True), "red", "STALE: holds no snapshot yet"),
+    ],
+)
+def test_red_is_old_and_green_is_good_and_watched_over(target: Target, colour: str | None, text: str) -> None:
+    assert text in plain(target)
+    coloured = click.style(text, fg=colour, bold=True if colour == "red" else None) if colour else text
+    assert coloured in shown(target)
+    for other in {"red", "green"} - {colour}:
+        assert click.style(text, fg=other) not in shown(target)
+
+
+@pytest.mark.parametrize("reason", UNSENT)
+def test_notices_that_could_not_be_sent_are_something_to_do(reason: str) -> None:
+    sentence, hint = UNSENT[reason]
+    assert f"to do     2 notices could not be sent: {sentence}. {hint}, then try: sudo offsitectl notify-test" in plain(
+        unsent=2, unsent_reason=reason
+    )
+
+
+def test_a_reason_of_tomorrow_is_shown_as_it_is() -> None:
+    assert "1 notice could not be sent: pigeon-lost. sudo offsitectl notify-test" in plain(unsent=1, unsent_reason="pigeon-lost")
+    assert "notice" not in plain()
