@@ -14,7 +14,7 @@ from offsited.core import letter
 from offsited.core.letter import Circumstances, message
 from offsited.core.notice import Event, Facts, Notice, TargetFacts, Trouble, Why
 from offsited.core.outcome import Outcome, Reason
-from offsited.core.record import Counts, JobRecord, Kind, Options
+from offsited.core.record import Counts, Held, JobRecord, Kind, Options
 
 NOON = 1_795_608_000_000_000
 """2026-11-25 12:00 UTC."""
@@ -148,3 +148,11 @@ def test_lines_are_short_and_commands_in_one_piece(event: Event, reason: str) ->
     for line in body.splitlines():
         assert len(line) <= letter.WIDTH or "journalctl" in line or "offsitectl" in line, line
         assert not line.rstrip().endswith(("offsitectl", "systemctl", "journalctl")), line
+
+
+def test_what_is_held_is_counted() -> None:
+    held = Held(plan="0123456789ab", deleted_entries=31, deleted_bytes=2 << 20, changed_entries=1, changed_bytes=5)
+    record = RECORD.model_copy(update={"outcome": Outcome.HELD, "reason": Reason.LIMIT_EXCEEDED.value, "held": held})
+    text = " ".join(written(notice(Event.HELD, trouble(Event.HELD, "limit-exceeded")), record).body.split())
+    assert "Held 31 deletions (2.0 MiB) and 1 change (5 B), as plan 0123456789ab" in text
+    assert "offsitectl diff home --target vps" in text

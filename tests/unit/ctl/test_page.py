@@ -8,7 +8,7 @@ import click
 import pytest
 
 from offsited.core.notice import UNSENT
-from offsited.ctl.objects import Target, Vault
+from offsited.ctl.objects import Held, Target, Vault
 from offsited.ctl.page import Situation, page
 
 NOON = 1_795_608_000_000_000
@@ -76,3 +76,11 @@ def test_notices_that_could_not_be_sent_are_something_to_do(reason: str) -> None
 def test_a_reason_of_tomorrow_is_shown_as_it_is() -> None:
     assert "1 notice could not be sent: pigeon-lost. sudo offsitectl notify-test" in plain(unsent=1, unsent_reason="pigeon-lost")
     assert "notice" not in plain()
+
+
+def test_what_is_held_is_shown_with_its_id() -> None:
+    held = replace(FRESH, last_outcome="held", last_reason="limit-exceeded", held=Held("0123456789ab", 31, 2 << 20, 0, 0))
+    text = plain(held)
+    assert "held      31 deletions (2.0 MiB), as plan 0123456789ab" in text
+    assert "offsitectl approve home --target disk" in text
+    assert "plan" not in plain()

@@ -369,3 +369,26 @@ def test_metrics_that_cannot_be_written_harm_nobody(store: Store, tmp_path: Path
     put(store, 1, Outcome.FAILED, "target-full")
     assert program.main(["watch"], store) == Exit.FAILED
     assert len(post.taken) == 1
+
+
+def test_a_dry_run_confirms_nothing_and_is_told_to_nobody(store: Store, spool: Spool) -> None:
+    files = store.vault_files("home")
+    for outcome in (Outcome.DONE, Outcome.HELD):
+        record = JobRecord(
+            job=int(outcome is Outcome.HELD) + 1,
+            kind=Kind.SYNC,
+            vault="home",
+            target="disk",
+            unit="u",
+            options=Options(dry_run=True),
+            requested=NOW,
+            started=NOW,
+            ended=NOW,
+            outcome=outcome,
+        )
+        files.write_record(record)
+    facts = evidence.gather(store, "home", settings_of(store).notify, None)
+    assert facts.records == ()
+    assert all(target.done is None for target in facts.targets)
+    judge_vault(store, "home")
+    assert spool.items() == []
