@@ -426,7 +426,8 @@ def _commit_flipped(machine: Machine, home: Path) -> None:
 
 def _segment_flipped(machine: Machine, home: Path) -> None:
     for path in own_files(machine, home)[1]:
-        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes((content[-1] ^ 1,)))
 
 
 def _segment_cut(machine: Machine, home: Path) -> None:
