@@ -421,12 +421,14 @@ def _commit_gone(machine: Machine, home: Path) -> None:
 
 def _commit_flipped(machine: Machine, home: Path) -> None:
     commit = own_files(machine, home)[0]
-    commit.write_bytes(commit.read_bytes()[:-1] + b"x")
+    content = commit.read_bytes()
+    commit.write_bytes(content[:-1] + bytes((content[-1] ^ 1,)))
 
 
 def _segment_flipped(machine: Machine, home: Path) -> None:
     for path in own_files(machine, home)[1]:
-        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes((content[-1] ^ 1,)))
 
 
 def _segment_cut(machine: Machine, home: Path) -> None:
