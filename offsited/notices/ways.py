@@ -63,11 +63,14 @@ def mail(message: EmailMessage, to: tuple[str, ...], *, program: Path = names.SE
     with tempfile.TemporaryFile() as content, tempfile.TemporaryFile() as complaints:
         content.write(message.as_bytes())
         content.seek(0)
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until it is known whom to end along with us
         try:
-            started = _start([str(program), "-i", *to], content, complaints)
+            started = _start([str(program), "-i", *to], content, complaints, held)
         except OSError as error:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
             raise NotSent(Unsent.MAIL_ABSENT, f"{program}: {error.strerror}") from None
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
             status = started.wait(seconds)
         except subprocess.TimeoutExpired:
             raise NotSent(Unsent.MAIL_TIMED_OUT, f"{program} did not end within {seconds:g} seconds") from None
@@ -79,23 +82,16 @@ def mail(message: EmailMessage, to: tuple[str, ...], *, program: Path = names.SE
             raise NotSent(Unsent.MAIL_FAILED, f"{program} ended with status {status}: {_last_line(complaints)}")
 
 
-def _start(command: list[str], content: IO[bytes], complaints: IO[bytes]) -> subprocess.Popen[bytes]:
-    """A session of its own, so that all of it can be ended. No pipes: an agent that goes on in the background would keep them open.
-
-    A signal that ends us waits until we know whom to end before.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        return subprocess.Popen(
-            command,
-            stdin=content,
-            stdout=complaints,
-            stderr=complaints,
-            start_new_session=True,
-            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),  # noqa: PLW1509 - there are no threads here
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _start(command: list[str], content: IO[bytes], complaints: IO[bytes], mask: set[int | signal.Signals]) -> subprocess.Popen[bytes]:
+    """A session of its own, so that all of it can be ended. No pipes: an agent that goes on in the background would keep them open."""
+    return subprocess.Popen(
+        command,
+        stdin=content,
+        stdout=complaints,
+        stderr=complaints,
+        start_new_session=True,
+        preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, mask),  # noqa: PLW1509 - there are no threads here
+    )
 
 
 def _last_line(complaints: IO[bytes]) -> str:

@@ -115,7 +115,7 @@ def test_the_whole_job_is_killed(day_two: OnDisk, tmp_path: Path) -> None:
 
 
 def test_the_daemon_is_killed_and_the_job_goes_on(day_two: OnDisk, tmp_path: Path) -> None:
-    with day_two.vault.slow_sync() as job:
+    with day_two.vault.slow_sync("40K") as job:  # so that it is still sending when the new daemon was asked for all of this
         invocation = shown(job.unit, "InvocationID")
         old = main_pid()
         os.kill(old, signal.SIGKILL)

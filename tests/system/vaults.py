@@ -119,14 +119,14 @@ class Vault:
         return told
 
     @contextmanager
-    def slow_sync(self) -> Iterator[Running]:
+    def slow_sync(self, rate: str = SLOW) -> Iterator[Running]:
         """A sync that is sending and takes its time; the snapshot must have `BULK` bytes that are new. Afterwards, speed is back."""
-        self.set_target(f'bandwidth = "{SLOW}"')
+        self.set_target(f'bandwidth = "{rate}"')
         with Watch() as watch:
             running = self.start(watch)
             running.until_sending()
             yield running
-        self.edit(rf'^bandwidth = "{SLOW}"\n', "")
+        self.edit(rf'^bandwidth = "{rate}"\n', "")
 
     def start(self, watch: Watch) -> Running:
         """Ask for a sync and do not wait."""

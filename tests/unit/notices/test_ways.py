@@ -4,11 +4,15 @@
 import http.server
 import os
 import select
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +69,28 @@ def test_sendmail_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path, m
     agent = program(tmp_path, f"sleep 1000 & echo $! >{tmp_path}/child; wait")
     assert refusal(lambda: ways.mail(mail, ("root",), program=agent, seconds=0.5)).word is Unsent.MAIL_TIMED_OUT
     assert ended(int((tmp_path / "child").read_text()))
+
+
+def test_being_stopped_right_after_sendmail_has_started_leaves_none_behind(
+    tmp_path: Path, mail: EmailMessage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*arguments, **options))
+        signal.raise_signal(signal.SIGTERM)
+        return started[-1]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", start)
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    try:
+        with pytest.raises(SystemExit):
+            ways.mail(mail, ("root",), program=program(tmp_path, "exec sleep 1000"))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert started[0].returncode == -signal.SIGKILL
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
 def ended(pid: int) -> bool:
