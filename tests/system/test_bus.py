@@ -8,6 +8,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from offsited.core.record import Held, Plan
+
 from .daemon import JOB, MANAGER, NAME, ROOT, TARGET, VAULT, Watch, call, get, objects, outcome, target_path
 from .machine import must, run
 from .vaults import BULK, OnDisk
@@ -51,9 +53,11 @@ def test_call_works_and_errors_are_told(home: OnDisk) -> None:
 def test_outcome_has_every_word_that_the_xml_promises(home: OnDisk) -> None:
     job = home.vault.synced()["job"]
     told = outcome(job)
-    assert set(told) == {
+    plan = {f"plan_{name}" for name in Plan.model_fields}
+    held = {f"held_{name}" for name in Held.model_fields}
+    assert set(told) == plan | held | {
         "kind", "vault", "target", "outcome", "reason", "requested", "started", "ended", "snapshot_dated", "entries", "bytes",
-        "sent_entries", "sent_bytes", "wire_bytes", "deleted_entries", "differences", "commit",
+        "sent_entries", "sent_bytes", "wire_bytes", "deleted_entries", "differences", "commit", "dry_run",
     }  # fmt: skip
     assert 0 < told["requested"] <= told["started"] <= told["ended"]
     assert told["entries"] == 3

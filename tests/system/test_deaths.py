@@ -20,6 +20,7 @@ from .vaults import BULK, SLOW, THIRD, OnDisk
 def day_two(home: OnDisk) -> OnDisk:
     """The first snapshot is at the target; the second one has less, and enough that is new to take a while."""
     home.vault.synced()
+    home.vault.without_limits()
     home.second = home.vault.next_snapshot(home.first, bulk=BULK, without=("one", "two"))
     return home
 

@@ -224,6 +224,7 @@ def test_a_full_disk_fails_and_deletes_nothing(vault: MakeVault, disk: MakeDisk,
     home.init(f"disk=disk:UUID={small.uuid}", key=key)
     home.synced()
     before = small.content()
+    home.without_limits()
     second = home.next_snapshot(first, bulk=20 << 20, without=("one", "two"))
     ended = home.sync()
     assert ended.status == 1

@@ -255,7 +255,7 @@ def go_wrong(home: OnDisk, kind: Wrong, delay: float) -> tuple[str, bool, dict[b
 def begin_again(home: OnDisk) -> None:
     """Back to where every round begins."""
     home.vault.point_at(home.first)
-    home.vault.edit(r"^\[limits\]\n", '[limits]\nmax_delete = "100%"\nmax_change = "100%"\n')
+    home.vault.without_limits()
     home.vault.synced("--allow-older")
     home.vault.edit(r'^max_delete = "100%"\nmax_change = "100%"\n', "")
 

@@ -86,6 +86,10 @@ class Vault:
         assert count, f"{pattern} is not in\n{text}"
         self.rewrite(text)
 
+    def without_limits(self) -> None:
+        """A day changes much of a tree of few files."""
+        self.edit(r"^\[limits\]\n", '[limits]\nmax_delete = "100%"\nmax_change = "100%"\n')
+
     def set_target(self, setting: str) -> None:
         """Add a setting to the first target."""
         self.edit(r"\A((?s:.)*?^\[\[target\]\]\n)", rf"\1{setting}\n")
