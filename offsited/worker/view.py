@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ _Result = TypeVar("_Result")
 
 _READY_WITHIN: Final = 120.0
 """Seconds; deriving the key takes most of them where memory is short."""
+_LOOK_EVERY: Final = 2.0
 _ANSWER_WITHIN: Final = 60.0
 """Seconds for one look through a mount. A hung one must not hang the job for ever."""
 
@@ -93,15 +95,27 @@ async def mounted(command: Sequence[str], point: Path, file_system: str, *, key:
 
 
 async def _await_mount(ready: asyncio.Event, death: asyncio.Task[Ended], point: Path, file_system: str) -> None:
-    waiting = asyncio.create_task(ready.wait())
-    await asyncio.wait({waiting, death}, timeout=_READY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
+    waiting, looking = asyncio.create_task(ready.wait()), asyncio.create_task(_until_it_answers(point, file_system))
+    await asyncio.wait({waiting, looking, death}, timeout=_READY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+    answers = looking.done() and looking.exception() is None
+    for task in (waiting, looking):
+        task.cancel()
     if death.done():
         ended = death.result()
         raise JobFailed(gocryptfs.exit_reason(ended.status), f"gocryptfs ended with status {ended.status}: {ended.complaints}")
     mount = mounts.find(point)
-    if not ready.is_set() or mount is None or mount.file_system != file_system:
+    if not (ready.is_set() or answers) or mount is None or mount.file_system != file_system:
         raise JobFailed(Reason.GOCRYPTFS_FAILED, f"no {file_system} was mounted within {_READY_WITHIN:.0f} seconds")
+
+
+async def _until_it_answers(point: Path, file_system: str) -> None:
+    """Return when the mount is there and answers, signal or not: gocryptfs was seen to serve one, under load, and never say so."""
+    while True:
+        await asyncio.sleep(_LOOK_EVERY)
+        mount = mounts.find(point)
+        if mount is not None and mount.file_system == file_system:
+            await asyncio.to_thread(os.lstat, point)
+            return
 
 
 @contextlib.contextmanager

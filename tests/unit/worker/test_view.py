@@ -240,6 +240,18 @@ def test_a_program_that_never_says_ready(mountable: Path, key: int, monkeypatch:
     assert failure(["/bin/sleep", "1000"], mountable / "view", key) == Reason.GOCRYPTFS_FAILED
 
 
+def test_a_mount_that_answers_counts_though_nothing_was_said(mountable: Path, files: VaultFiles, key: int) -> None:
+    """gocryptfs was seen to serve a mount, on a loaded machine, and never to say so: the signal goes to somebody else here."""
+    point = mountable / "view"
+    command = [word if not word.startswith("-notifypid=") else "-notifypid=0" for word in reverse(files, point)]
+
+    async def work() -> list[str]:
+        async with view.mounted(command, point, gocryptfs.REVERSE_FILE_SYSTEM, key=key):
+            return os.listdir(point)
+
+    assert run(work())
+
+
 def test_the_death_of_gocryptfs_ends_the_work(mountable: Path, files: VaultFiles, key: int) -> None:
     ended = asyncio.Event()
 
