@@ -12,7 +12,7 @@ from offsited.ctl.objects import Job
 from offsited.ctl.output import Output
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, Task
+    from rich.progress import Progress, Task, TaskID
 
 _PHASES: Final[dict[str, str]] = {
     Phase.STARTING: "starting",
@@ -111,17 +111,21 @@ class Bar:
 
     def __init__(self) -> None:
         self._progress = _rich_progress()
-        self._task = self._progress.add_task(phase(Phase.STARTING), total=None, amount="", unit="")
+        self._task = self._begin(Phase.STARTING)
         self._phase = ""
         self._progress.start()
 
     def update(self, job: Job) -> None:
         if job.phase != self._phase:
             self._phase = job.phase
-            self._progress.reset(self._task, description=phase(job.phase), total=None, completed=0)
+            self._progress.remove_task(self._task)  # a reset one keeps its total and what it has shown
+            self._task = self._begin(job.phase)
         bytes_count = bool(job.bytes_total or job.bytes_done)
         done, total = (job.bytes_done, job.bytes_total) if bytes_count else (job.entries_done, job.entries_total)
         self._progress.update(self._task, completed=done, total=total or None, amount=amount(job), unit="bytes" if bytes_count else "")
+
+    def _begin(self, word: str) -> "TaskID":
+        return self._progress.add_task(phase(word), total=None, amount="", unit="")
 
     def pause(self) -> None:
         self._progress.update(self._task, description="waiting for the daemon", total=None)
