@@ -221,6 +221,15 @@ class Pending:
         """Everything that is gone, not the topmost alone."""
         return self.select(f"change & {int(Change.GONE)}")
 
+    def crowded(self, length: int, count: int) -> Iterator[bytes]:
+        """Directories to which at least `count` names of at least `length` bytes come."""
+        query = f"""
+            SELECT parent FROM pending.changes WHERE length(name) >= ? AND change & {int(Change.NEW)} AND NOT change & {_BACK}
+            GROUP BY parent HAVING count(*) >= ? ORDER BY parent
+        """
+        for (path,) in self.database.execute(query, (length, count)):
+            yield path
+
     def unread(self) -> Iterator[Unread]:
         """What could not be read: the target keeps what it has of it."""
         for path, error in self.database.execute("SELECT path, error FROM pending.unread ORDER BY path"):

@@ -2,12 +2,14 @@
 """A sync: open the snapshot, bind it, look at the target, survey what changed, and then mirror it (worker.mirror) if anything did."""
 
 import asyncio
+import itertools
 import os
 from dataclasses import replace
 from typing import Final
 
 from offsited import names
 from offsited.core.commit import digest
+from offsited.core.gocryptfs import LONG_NAME
 from offsited.core.manifest import ManifestDamaged
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.paths import exclude_line
@@ -32,6 +34,8 @@ from offsited.worker.transfer import Transfers, patiently
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LISTED_MAX: Final = 20
+_CROWDED: Final = 300
+"""Long names in a directory from which on it is worth a word: 200 take gocryptfs 0.6 s, 800 take it 16 s (measured with 2.5.1)."""
 WAITS: Final = (2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 240.0, 480.0)
 """Seconds between the tries of a timed sync to reach its target: after a boot or a resume the network may take a while, or its host."""
 
@@ -221,6 +225,8 @@ class _Sync:
         carried = mirror.pending.count_carried()
         if carried:
             self.job.report.remark(f"{carried} entries are kept by the manifest alone; a restore brings them back")
+        for path in itertools.islice(mirror.pending.crowded(LONG_NAME, _CROWDED), _LISTED_MAX):
+            self.job.report.remark(f"many names of {LONG_NAME} bytes or more lie in {os.fsdecode(path) or '.'}: gocryptfs is slow there")
         unread = list(mirror.pending.unread())
         for one in unread[:_LISTED_MAX]:
             self.job.report.remark(f"{os.strerror(one.error)}: {exclude_line(one.path)}")

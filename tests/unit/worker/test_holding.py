@@ -92,3 +92,17 @@ def test_a_dry_run_changes_nothing_and_tells_the_plan(machine: Machine, many: Pa
     assert (record.plan.added_entries, record.plan.deleted_entries) == (1, 12)
     with machine.disk() as directory:
         assert tree(directory) == before
+
+
+def test_a_directory_of_many_long_names_is_spoken_of(machine: Machine) -> None:
+    """gocryptfs needs a second for two hundred of them, and a quarter of a minute for eight hundred."""
+    first = machine.snapshot("2026-11-23")
+    (first / "few").mkdir()
+    (first / "crowded").mkdir()
+    for number in range(300):
+        (first / "crowded" / f"{number:03}{'n' * 180}").touch()
+    (first / "few" / f"{'n' * 180}").touch()
+    record = done(machine.sync())
+    assert "lie in crowded: gocryptfs is slow there" in record.detail
+    assert "few" not in record.detail
+    assert "slow" not in done(machine.sync()).detail, "once is enough"
