@@ -14,6 +14,7 @@ from offsited.ctl.objects import Job
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What is written to a terminal of 100 columns."""
+    monkeypatch.setenv("TERM", "xterm")
     written = io.StringIO()
     console = Console(file=written, force_terminal=True, width=100, highlight=False)
     monkeypatch.setattr("rich.console.Console", lambda **_: console)
