@@ -22,6 +22,8 @@ from offsited.core.notice import Moment, Notice, Ping, Remembered
 from offsited.store import sync_directory, write_whole
 
 _REMEMBERED: Final = "remembered.json"
+JUDGING, SENDING = "judging", "sending"
+"""What one process at a time does with a vault; whoever sends may judge, and not the other way round."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -70,12 +72,8 @@ class Spool:
     def locked(self, what: str) -> Iterator[None]:
         """Within: nobody else does `what` with this vault. Raise FileNotFoundError if the vault has no state."""
         self.directory.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(self.directory / f".{what}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with alone(os.open(self.directory / f".{what}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)):
             yield
-        finally:
-            os.close(descriptor)
 
     def remembered(self) -> Remembered | None:
         """What was told, or None: nothing, or it cannot be read."""
@@ -89,13 +87,22 @@ class Spool:
         write_whole(self.directory / _REMEMBERED, remembered.model_dump_json().encode())
 
     def put(self, item: Item) -> None:
-        """Keep an item, or what became of it."""
+        """Keep an item. Of signs of life the newest one takes the place of the one before."""
         write_whole(self.directory / item.name, item.model_dump_json().encode())
 
-    def remove(self, item: Item) -> None:
-        """It was sent, or is not worth it any more."""
-        (self.directory / item.name).unlink(missing_ok=True)
-        sync_directory(self.directory)
+    def settle(self, item: Item, then: Item | None) -> None:
+        """Given an item as it was found, keep what became of it; None = it was sent, or is not worth it any more.
+
+        Judging does not wait for what is being sent: a newer item that has taken its place meanwhile stays.
+        """
+        with self.locked(JUDGING):
+            if _read(self.directory / item.name) != item:
+                return
+            if then is not None:
+                self.put(then)
+                return
+            (self.directory / item.name).unlink()
+            sync_directory(self.directory)
 
     def items(self) -> list[Item]:
         """All that is not sent yet, oldest first."""
@@ -104,6 +111,16 @@ class Spool:
         except FileNotFoundError:
             return []
         return [item for name in names if name != _REMEMBERED and (item := _read(self.directory / name)) is not None]
+
+
+@contextmanager
+def alone(descriptor: int) -> Iterator[None]:
+    """Within: nobody else is here with this open file or directory, which is closed at the end."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def moment() -> Moment:

@@ -62,6 +62,11 @@ def advanced(mark: Mark | None, target: TargetFacts, moment: Moment) -> Mark:
     return mark.at(moment).model_copy(update={"limit": target.limit})
 
 
+def ended(records: Iterable[JobRecord]) -> list[JobRecord]:
+    """Those of jobs that have ended, oldest first."""
+    return sorted((record for record in records if record.outcome is not None), key=lambda record: record.job)
+
+
 def event_of(record: JobRecord) -> Event | None:
     """What the end of a job means for its target: an event, SUCCESS, or None for an end that says nothing (a person ended it)."""
     match record.outcome:
@@ -82,13 +87,9 @@ def event_of(record: JobRecord) -> Event | None:
 
 def _beginning(facts: Facts, moment: Moment) -> Remembered:
     """Of jobs from before this was kept, each target's last sync alone is worth telling."""
-    last = {record.target: record.job for record in _ended(facts.records) if record.kind is Kind.SYNC}
+    last = {record.target: record.job for record in ended(facts.records) if record.kind is Kind.SYNC}
     judged = tuple(sorted(record.job for record in facts.records if record.outcome is not None and record.job not in last.values()))
     return Remembered(clock=Mark.start(moment, moment.now), judged=judged)
-
-
-def _ended(records: Iterable[JobRecord]) -> list[JobRecord]:
-    return sorted((record for record in records if record.outcome is not None), key=lambda record: record.job)
 
 
 class _Judging:
@@ -109,7 +110,7 @@ class _Judging:
 
     def take_jobs(self) -> None:
         """Each job that has ended since, in order."""
-        for record in _ended(self._facts.records):
+        for record in ended(self._facts.records):
             if record.job not in self._judged:
                 self._judged.add(record.job)
                 self._take_job(record)
@@ -166,7 +167,7 @@ class _Judging:
             clock=self._clock,
             targets=self._targets,
             troubles=self._troubles,
-            judged=tuple(record.job for record in _ended(self._facts.records)),
+            judged=tuple(record.job for record in ended(self._facts.records)),
             serial=self._before.serial + len(self._notices),
             skipped=self._skipped,
         )

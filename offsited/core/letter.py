@@ -160,9 +160,8 @@ def _job(record: JobRecord, zone: tzinfo | None) -> Iterator[str]:
 
 def _held(held: Held) -> str:
     """What waits, and under which id."""
-    kinds = ((held.deleted_entries, held.deleted_bytes, "deletion"), (held.changed_entries, held.changed_bytes, "change"))
-    parts = [f"{words.number(entries, noun)} ({words.size(size)})" for entries, size, noun in kinds if entries]
-    return f"{' and '.join(parts)}, as plan {held.plan}"
+    counts = words.deletions_and_changes(held.deleted_entries, held.deleted_bytes, held.changed_entries, held.changed_bytes)
+    return f"{counts}, as plan {held.plan}"
 
 
 def _figures(counts: Counts) -> Iterator[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from offsited.core.judgment import advanced, staleness
+from offsited.core.judgment import advanced, ended, staleness
 from offsited.core.notice import Facts, Moment, Remembered, TargetFacts
 from offsited.core.outcome import Outcome
 from offsited.core.record import JobRecord, Kind
@@ -28,13 +28,8 @@ class Standing:
 
     def last(self, target: TargetFacts) -> JobRecord | None:
         """The last sync to a target that ended."""
-        syncs = [record for record in self.facts.records if record.kind is Kind.SYNC and record.target == target.name]
-        ended = [record for record in syncs if record.outcome is not None]
-        return max(ended, key=_number) if ended else None
-
-
-def _number(record: JobRecord) -> int:
-    return record.job
+        syncs = [record for record in ended(self.facts.records) if record.kind is Kind.SYNC and record.target == target.name]
+        return syncs[-1] if syncs else None
 
 
 _Labels = dict[str, str]

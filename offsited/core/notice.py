@@ -8,6 +8,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from offsited import names
 from offsited.core.outcome import ADVICE, Outcome, parse_reason
 from offsited.core.record import JobRecord
 
@@ -25,6 +26,19 @@ class Event(StrEnum):
     SKIPPED = "skipped"
     RECOVERED = "recovered"
     SUCCESS = "success"
+
+
+MESSAGE_IDS: Final[Mapping[Event, str]] = {
+    Event.FAILED: names.MESSAGE_FAILED,
+    Event.HELD: names.MESSAGE_HELD,
+    Event.LOCKED: names.MESSAGE_LOCKED,
+    Event.STALE: names.MESSAGE_STALE,
+    Event.DEGRADED: names.MESSAGE_DEGRADED,
+    Event.SKIPPED: names.MESSAGE_SKIPPED,
+    Event.RECOVERED: names.MESSAGE_RECOVERED,
+    Event.SUCCESS: names.MESSAGE_DONE,
+}
+"""What the journal's catalog says of it."""
 
 
 class Why(StrEnum):

@@ -2,6 +2,7 @@
 """Inhibitor locks. org.freedesktop.login1(5), systemd-inhibit(1)."""
 
 import os
+from contextlib import ExitStack
 from typing import Final
 
 from offsited.edge.bus import Bus, BusError
@@ -23,12 +24,17 @@ class Logind:
 
         A shutdown is not blocked: systemd stops the job in good order, and the next sync goes on where it was.
         """
-        held: list[int] = []
-        try:
+        with ExitStack() as unless_both:  # whoever asked may be cancelled in between, too
+            held = []
             for what, mode in (("sleep", "block"), ("shutdown", "delay")):
-                held += await self._bus.call(_SERVICE, _PATH, _MANAGER, "Inhibit", "ssss", what, "offsited", why, mode)
-        except BusError as error:
-            for descriptor in held:
-                os.close(descriptor)
-            raise Failed(f"logind gives no inhibitor lock: {error.name}") from error
+                held.append(await self._inhibit(what, why, mode))
+                unless_both.callback(os.close, held[-1])
+            unless_both.pop_all()
         return tuple(held)
+
+    async def _inhibit(self, what: str, why: str, mode: str) -> int:
+        try:
+            (descriptor,) = await self._bus.call(_SERVICE, _PATH, _MANAGER, "Inhibit", "ssss", what, "offsited", why, mode)
+        except BusError as error:
+            raise Failed(f"logind gives no inhibitor lock: {error.name}") from error
+        return int(descriptor)

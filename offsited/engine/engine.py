@@ -41,7 +41,12 @@ _log = logging.getLogger(__name__)
 
 _Descriptor = TypeVar("_Descriptor", int, int | None)
 _NOTHING: Final[Mapping[str, int]] = {}
-_HELD: Final = ("HeldPlan", "HeldDeleted", "HeldDeletedBytes", "HeldChanged", "HeldChangedBytes")
+_CHECKED: Final = ("Verified", "Proven", "CheckReason")
+_SYNCED: Final = (
+    "State", "CommitJob", "SnapshotDated", "Confirmed", "KeyFile", "LastOutcome", "LastReason", "FreeBytes", "SizeBytes",
+    "HeldPlan", "HeldDeleted", "HeldDeletedBytes", "HeldChanged", "HeldChangedBytes",
+)  # fmt: skip
+"""Properties of a target that the end of a job may change."""
 PATHS_MAX: Final = 64 << 20
 """Bytes of a list of paths to restore."""
 
@@ -267,7 +272,8 @@ class Engine:
                 if options.timed:
                     await self._found_locked(vault, wanted.name, options, error)
                 raise
-            self._teller.started(vault, job.number)
+            if not options.dry_run:
+                self._teller.started(vault, job.number)
             self._announcer.vault_changed(vault, "Job")
             return job
 
@@ -385,27 +391,13 @@ class Engine:
             return
         if not record.options.dry_run:
             self._teller.ended(vault, record.job)
-        if not job.writes:
-            vault.take(record)
-            vault.files.prune_records(vault.kept)
-            self._announcer.target_changed(vault, record.target, "Verified", "Proven", "CheckReason")
-            return
         vault.take(record)
         vault.files.prune_records(vault.kept)
+        if not job.writes:
+            self._announcer.target_changed(vault, record.target, *_CHECKED)
+            return
         self._announcer.vault_changed(vault, "Job", "LastJob", "LastOutcome", "LastReason")
-        changed = (
-            *_HELD,
-            "State",
-            "CommitJob",
-            "SnapshotDated",
-            "Confirmed",
-            "KeyFile",
-            "LastOutcome",
-            "LastReason",
-            "FreeBytes",
-            "SizeBytes",
-        )
-        self._announcer.target_changed(vault, record.target, *changed)
+        self._announcer.target_changed(vault, record.target, *_SYNCED)
         if record.newer and record.outcome in {Outcome.DONE, Outcome.PARTIAL}:
             self._again(record)
 

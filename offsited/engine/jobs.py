@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from offsited import names
 from offsited.core.judgment import event_of
-from offsited.core.notice import Event
+from offsited.core.notice import MESSAGE_IDS, Event
 from offsited.core.outcome import ADVICE, Outcome, Reason, parse_reason
 from offsited.core.progress import Progress, parse_status_text
 from offsited.core.record import JobRecord, Kind
@@ -183,23 +183,12 @@ def _summarize(record: JobRecord) -> None:
         words.append(
             f"{counts.sent_entries} of {counts.entries} entries and {counts.sent_bytes} bytes sent, {counts.deleted_entries} deleted"
         )
-    more = {names.FIELD_OUTCOME: str(record.outcome), names.FIELD_MESSAGE_ID: _message_id(record), names.FIELD_REASON: record.reason}
+    more = {
+        names.FIELD_OUTCOME: str(record.outcome),
+        names.FIELD_MESSAGE_ID: MESSAGE_IDS[event_of(record) or Event.FAILED],
+        names.FIELD_REASON: record.reason,
+    }
     _tell(record, logging.INFO if record.outcome is Outcome.DONE else logging.ERROR, "; ".join(words), **more)
-
-
-def _message_id(record: JobRecord) -> str:
-    """What the catalog says of such an end."""
-    match event_of(record):
-        case Event.SUCCESS:
-            return names.MESSAGE_DONE
-        case Event.HELD:
-            return names.MESSAGE_HELD
-        case Event.LOCKED:
-            return names.MESSAGE_LOCKED
-        case Event.DEGRADED:
-            return names.MESSAGE_DEGRADED
-        case _:
-            return names.MESSAGE_FAILED
 
 
 def _tell(record: JobRecord, level: int, sentence: str, **more: str) -> None:

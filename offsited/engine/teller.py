@@ -7,15 +7,12 @@ import logging
 
 from offsited import names
 from offsited.core import unit
-from offsited.core.config import Notify
 from offsited.engine.known import KnownVault
 from offsited.engine.outside import Units
-from offsited.errors import ConfigInvalid, OffsitedError
+from offsited.errors import OffsitedError
 from offsited.store import Store
 
 _log = logging.getLogger(__name__)
-
-_ROOT: Notify = Notify(mail=("root",))
 
 
 class Teller:
@@ -44,7 +41,7 @@ class Teller:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, vault: KnownVault, job: int, event: str) -> None:
-        notify = await asyncio.to_thread(self._settings)
+        notify = await asyncio.to_thread(self._store.read_notify)
         if not notify.ways or (event == unit.START and not notify.ping):
             return
         spec = unit.notify_unit(vault.name, job, event, str(vault.files.plain))
@@ -58,10 +55,3 @@ class Teller:
             await started.ended()
         finally:
             self._units.forget(spec.name)
-
-    def _settings(self) -> Notify:
-        """As the notifier reads them: a file that cannot be used must not silence everything."""
-        try:
-            return self._store.read_settings().notify
-        except ConfigInvalid:
-            return _ROOT

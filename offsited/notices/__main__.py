@@ -6,29 +6,34 @@ start     a job has started: a sign of life                           watch     
 test      try each way, and say on standard output what happened
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from offsited import names
 from offsited.errors import Exit
 from offsited.notices import journal, sending, trial
-from offsited.notices.judging import judge_vault, settings_of, write_metrics
+from offsited.notices.judging import judge_vault, write_metrics
 from offsited.store import Store
+
+NOT_ALL: Final = os.EX_TEMPFAIL
+"""It could not all be judged, written and sent, and is tried again. Not 1, as of a program that broke: the watch must not break unseen."""
 
 
 def main(arguments: Sequence[str], store: Store) -> int:
-    """Given the command line without the program's name, do what it says and return the exit status: 1 if something could not be sent."""
+    """Given the command line without the program's name, do what it says and return the exit status."""
     match arguments:
         case [("tell" | "skipped") as what, vault, number] if number.isdecimal():
             return _each(store, [vault], skipped=int(number) if what == "skipped" else 0)
         case ["start", vault, number] if number.isdecimal():
-            told = _guarded(vault, lambda: sending.ping_start(store, vault, int(number), settings_of(store).notify))
-            return Exit.DONE if told else Exit.FAILED
+            told = _guarded(vault, lambda: sending.ping_start(store, vault, int(number), store.read_notify()))
+            return Exit.DONE if told else NOT_ALL
         case ["watch"]:
             return _each(store, [name for name in store.vault_names() if names.NAME_PATTERN.fullmatch(name)])
         case ["test"]:
-            return trial.run(settings_of(store).notify, print)
+            return trial.run(store.read_notify(), print)
         case _:
             print(__doc__, file=sys.stderr)
             return Exit.USAGE
@@ -38,9 +43,9 @@ def _each(store: Store, vaults: Sequence[str], skipped: int = 0) -> int:
     """Judge first and send afterwards: what one vault's mail takes must not keep another from being judged."""
     judged = [_guarded(vault, lambda vault=vault: judge_vault(store, vault, skipped)) for vault in vaults]  # type: ignore[misc]
     written = _guarded("", lambda: write_metrics(store))
-    notify = settings_of(store).notify
+    notify = store.read_notify()
     sent = [_guarded(vault, lambda vault=vault: sending.send_due(store, vault, notify)) for vault in vaults]  # type: ignore[misc]
-    return Exit.DONE if all((*judged, written, *sent)) else Exit.FAILED
+    return Exit.DONE if all((*judged, written, *sent)) else NOT_ALL
 
 
 def _guarded(vault: str, act: Callable[[], bool]) -> bool:

@@ -9,7 +9,7 @@ from offsited import names
 from offsited.core import config
 from offsited.core.commit import Commit, parse_commit
 from offsited.core.config import Notify, Vault
-from offsited.core.judgment import DAY
+from offsited.core.judgment import DAY, ended
 from offsited.core.notice import Facts, Remembered, TargetFacts
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind
@@ -51,11 +51,7 @@ def limits_of(vault: Vault, notify: Notify) -> Mapping[str, int]:
 
 
 def _targets(files: VaultFiles, limits: Mapping[str, int], records: Iterable[JobRecord]) -> tuple[TargetFacts, ...]:
-    done = {
-        record.target: record
-        for record in sorted(records, key=lambda record: record.job)
-        if record.kind is Kind.SYNC and record.outcome is Outcome.DONE
-    }
+    done = {record.target: record for record in ended(records) if record.kind is Kind.SYNC and record.outcome is Outcome.DONE}
     return tuple(_target(files, name, limit, done.get(name)) for name, limit in limits.items())
 
 

@@ -8,19 +8,9 @@ from typing import Final
 from systemd import journal
 
 from offsited import names
-from offsited.core.notice import Event, Notice, explain
+from offsited.core.notice import MESSAGE_IDS, Event, Notice, explain
 from offsited.spool import Item
 
-_IDS: Final = {
-    Event.FAILED: names.MESSAGE_FAILED,
-    Event.HELD: names.MESSAGE_HELD,
-    Event.LOCKED: names.MESSAGE_LOCKED,
-    Event.STALE: names.MESSAGE_STALE,
-    Event.DEGRADED: names.MESSAGE_DEGRADED,
-    Event.SKIPPED: names.MESSAGE_SKIPPED,
-    Event.RECOVERED: names.MESSAGE_RECOVERED,
-    Event.SUCCESS: names.MESSAGE_DONE,
-}
 _OF_JOBS: Final = frozenset({Event.FAILED, Event.HELD, Event.LOCKED, Event.DEGRADED, Event.SUCCESS})
 _ERROR, _WARNING, _NOTICE = "3", "4", "5"
 
@@ -39,7 +29,7 @@ def told(notice: Notice) -> None:
         names.FIELD_REASON: notice.troubles[0].reason if notice.troubles else "",
     }
     priority = _NOTICE if notice.event in {Event.RECOVERED, Event.SKIPPED} else _ERROR
-    _send("; ".join([text, *sentences]), notice.vault, priority, _IDS[notice.event], **fields)
+    _send("; ".join([text, *sentences]), notice.vault, priority, MESSAGE_IDS[notice.event], **fields)
 
 
 def unsent(item: Item, complaint: str) -> None:

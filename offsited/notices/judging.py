@@ -4,35 +4,25 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 from offsited.core import letter, metrics
-from offsited.core.config import Notify, Settings
-from offsited.core.judgment import Judgment, judge
+from offsited.core.config import Notify
+from offsited.core.judgment import Judgment, ended, judge
 from offsited.core.letter import Circumstances
-from offsited.core.notice import Event, Facts, Moment, Notice, Ping
-from offsited.errors import ConfigInvalid, NoSuchVault
+from offsited.core.notice import Event, Facts, Moment, Notice, Ping, Trouble
+from offsited.core.record import JobRecord, Kind
+from offsited.errors import NoSuchVault
 from offsited.notices import evidence, journal
-from offsited.spool import Item, Spool, Way, moment
+from offsited.spool import JUDGING, Item, Spool, Way, alone, moment
 from offsited.store import Store, write_whole
-
-_FALLBACK: Final = Settings(notify=Notify(mail=("root",)))
-
-
-def settings_of(store: Store) -> Settings:
-    """The settings. A file that cannot be used must not silence everything: then root gets mail, and is told so."""
-    try:
-        return store.read_settings()
-    except ConfigInvalid:
-        return _FALLBACK
 
 
 def judge_vault(store: Store, vault: str, skipped: int = 0) -> bool:
     """Judge a vault and put what is to be told into its spool. A vault that is no more is nobody's concern. Raise OSError."""
-    notify = settings_of(store).notify
+    notify = store.read_notify()
     spool = Spool(store.vault_files(vault).notices)
     try:
-        with spool.locked("judging"):
+        with spool.locked(JUDGING):
             before = spool.remembered()
             facts = evidence.gather(store, vault, notify, before, skipped)
             now = moment()
@@ -62,19 +52,36 @@ def _items(judgment: Judgment, facts: Facts, notify: Notify, now: Moment) -> Ite
         for index in range(len(notify.apprise)):
             yield Item(way=Way.APPRISE, which=index, notice=notice, subject=text.subject, body=text.body)
     if notify.ping and judgment.ping:
-        notice = judgment.notices[-1] if judgment.notices else _sign_of_life(judgment, facts, now)
+        notice = _fitting(judgment) or _sign_of_life(judgment, facts, now)
         text = letter.write(notice, _circumstances(notice, facts, notify))
         yield Item(way=Way.PING, notice=notice, ping=judgment.ping, subject=text.subject, body=text.body)
 
 
+def _fitting(judgment: Judgment) -> Notice | None:
+    """The last notice that says what the ping does: what is over is not why it tells of a failure, while something else lasts."""
+    told = [notice for notice in judgment.notices if notice.event is not Event.SKIPPED]
+    good = judgment.ping is Ping.SUCCESS
+    return next((notice for notice in reversed(told) if (notice.event in {Event.RECOVERED, Event.SUCCESS}) is good), None)
+
+
 def _sign_of_life(judgment: Judgment, facts: Facts, now: Moment) -> Notice:
-    """For a ping without a notice of its own."""
-    last = max((record for record in facts.records if record.outcome is not None), key=lambda record: record.job)
-    event, troubles = Event.SUCCESS, tuple(judgment.remembered.troubles.values())
-    if judgment.ping is Ping.FAIL and troubles:
+    """For a ping without a notice of its own: all that lasts, or the last sync."""
+    troubles = tuple(judgment.remembered.troubles.values())
+    if troubles:
+        about: Trouble | JobRecord = troubles[0]
         event = troubles[0].event
+    else:
+        about = [record for record in ended(facts.records) if record.kind is Kind.SYNC][-1]
+        event = Event.SUCCESS
     return Notice(
-        serial=0, event=event, vault=facts.vault, target=last.target, job=last.job, time=now.now, troubles=troubles, reminder=bool(troubles)
+        serial=0,
+        event=event,
+        vault=facts.vault,
+        target=about.target,
+        job=about.job,
+        time=now.now,
+        troubles=troubles,
+        reminder=bool(troubles),
     )
 
 
@@ -90,12 +97,14 @@ def host() -> str:
 
 def write_metrics(store: Store) -> bool:
     """Replace the file for Prometheus, if one is wanted. Raise OSError."""
-    notify = settings_of(store).notify
+    notify = store.read_notify()
     if notify.prometheus is None:
         return True
     path = Path(notify.prometheus)
-    now = moment()
-    write_whole(path, metrics.exposition([_standing(store, name, notify, now) for name in store.vault_names()], now.now).encode(), 0o644)
+    with alone(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)):  # notifiers of other vaults write it too
+        now = moment()
+        standings = [_standing(store, name, notify, now) for name in store.vault_names()]
+        write_whole(path, metrics.exposition(standings, now.now).encode(), 0o644)
     return True
 
 

@@ -8,7 +8,7 @@ from offsited.core.config import Notify
 from offsited.core.notice import Ping
 from offsited.notices import journal, ways
 from offsited.notices.ways import NotSent
-from offsited.spool import Item, Spool, Way
+from offsited.spool import SENDING, Item, Spool, Way
 from offsited.store import Store
 
 _SECOND: Final = 1_000_000
@@ -25,7 +25,7 @@ def send_due(store: Store, vault: str, notify: Notify) -> bool:
     spool = Spool(store.vault_files(vault).notices)
     if not spool.directory.is_dir():
         return True
-    with spool.locked("sending"):
+    with spool.locked(SENDING):
         tried = [_try(spool, item, notify) for item in spool.items() if is_due(item, _now())]  # all of them, whatever becomes of one
     return all(tried)
 
@@ -44,17 +44,17 @@ def is_outdated(item: Item, now: int) -> bool:
 def _try(spool: Spool, item: Item, notify: Notify) -> bool:
     if is_outdated(item, _now()):
         journal.problem(item.notice.vault, f"vault {item.notice.vault}: a notice is given up ({item.error or item.way})")
-        spool.remove(item)
+        spool.settle(item, None)
         return False
     try:
         ways.send(item, notify)
     except NotSent as failure:
         pause = PAUSES[min(item.tries, len(PAUSES) - 1)] * _SECOND
-        item = item.model_copy(update={"tries": item.tries + 1, "due": _now() + pause, "error": failure.word.value})
-        journal.unsent(item, failure.complaint)
-        spool.put(item)
+        later = item.model_copy(update={"tries": item.tries + 1, "due": _now() + pause, "error": failure.word.value})
+        journal.unsent(later, failure.complaint)
+        spool.settle(item, later)
         return False
-    spool.remove(item)
+    spool.settle(item, None)
     return True
 
 
@@ -63,7 +63,7 @@ def ping_start(store: Store, vault: str, job: int, notify: Notify) -> bool:
     files = store.vault_files(vault)
     if notify.ping is None or not files.state.is_dir():
         return True
-    with Spool(files.notices).locked("sending"):
+    with Spool(files.notices).locked(SENDING):
         record = files.read_record(job)
         if record is None or record.outcome is not None:
             return True

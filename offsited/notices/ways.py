@@ -4,6 +4,7 @@
 import contextlib
 import http.client
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -27,6 +28,7 @@ _BODY_MAX: Final = 10_000
 """Bytes of a ping's body: what healthchecks keeps by default."""
 _COMPLAINT_MAX: Final = 500
 _MAILNAME: Final = Path("/etc/mailname")
+_DOMAIN: Final = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _PATHS: Final = {Ping.START: "/start", Ping.SUCCESS: "", Ping.FAIL: "/fail"}
 
 
@@ -51,11 +53,11 @@ def send(item: Item, notify: Notify) -> None:
 
 
 def domain() -> str:
-    """What mails of this machine come from: mailname(5), else its host name."""
+    """What mails of this machine come from: mailname(5), else its host name; the first one that an address can have."""
+    found = [os.uname().nodename, "localhost"]
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        if found := _MAILNAME.read_text("ascii").strip():
-            return found
-    return os.uname().nodename or "localhost"
+        found = [*_MAILNAME.read_text("ascii").split()[:1], *found]
+    return next(name for name in found if _DOMAIN.fullmatch(name))
 
 
 def mail(message: EmailMessage, to: tuple[str, ...], *, program: Path = names.SENDMAIL, seconds: float = SENDMAIL_SECONDS) -> None:

@@ -17,7 +17,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, Self
 
-from .machine import PATIENCE, must, run, shown, write
+from .machine import PATIENCE, must, write
 
 SETTINGS = Path("/etc/offsited/offsited.toml")
 SENDMAIL = Path("/usr/sbin/sendmail")
@@ -136,11 +136,3 @@ class Monitor:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
-
-
-def no_notifier_runs() -> bool:
-    """Whether nothing is being told just now."""
-    return (
-        not run("systemctl", "list-units", "--all", "--plain", "--no-legend", "offsited-notify-*").stdout.strip()
-        and shown(WATCH, "ActiveState") == "inactive"
-    )

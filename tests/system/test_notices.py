@@ -257,10 +257,12 @@ def test_pings(home: OnDisk) -> None:
         home.vault.synced()
         seen = [monitor.next(), monitor.next()]
         assert {request.path for request in seen} == {f"/ping/{home.vault.name}/start?rid=1", f"/ping/{home.vault.name}?rid=1"}
+        assert offsitectl("diff", home.vault.name).status == 0
         home.disk.detach()
         assert home.vault.sync().status == 5
-        failed = next(request for request in (monitor.next(), monitor.next()) if "/fail" in request.path)
+        failed, started = sorted((monitor.next(), monitor.next()), key=lambda request: request.path)
         assert failed.path == f"/ping/{home.vault.name}/fail?rid=1"
+        assert started.path == f"/ping/{home.vault.name}/start?rid=1", "a dry run is no sign of life, and gives none"
         assert "the target's disk is not there" in failed.body
         home.disk.attach()
 

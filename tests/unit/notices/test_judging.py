@@ -16,7 +16,7 @@ from offsited.core.record import JobRecord, Kind, Options
 from offsited.errors import Exit
 from offsited.notices import __main__ as program
 from offsited.notices import evidence, sending, ways
-from offsited.notices.judging import judge_vault, settings_of
+from offsited.notices.judging import judge_vault, write_metrics
 from offsited.notices.ways import NotSent
 from offsited.spool import Item, Spool, Way
 from offsited.store import Store, VaultFiles
@@ -118,6 +118,22 @@ def test_a_good_sync_is_a_sign_of_life_without_a_letter(store: Store, spool: Spo
     assert "sync to disk done" in item.subject
 
 
+def test_a_ping_of_what_lasts_does_not_say_that_all_is_well(store: Store, spool: Spool) -> None:
+    """One target is well again, and the other one is not."""
+    store.vault_file("home").write_text(VAULT_FILE + 'stale_after = "36h"\n')
+    settings(store, 'mail = ["root"]\nping = "https://x.example/y"')
+    put(store, 1, hours=48)
+    put(store, 2, hours=47, target="other")
+    judge_vault(store, "home")
+    put(store, 3)
+    judge_vault(store, "home")
+    assert events(spool)[:3] == ["stale", "stale", "recovered"]
+    (item,) = (item for item in spool.items() if item.way is Way.PING)
+    assert item.ping is Ping.FAIL
+    assert "still: home: target other: TOO OLD" in item.subject
+    assert "well again" not in item.subject + item.body
+
+
 def test_old_and_only_where_it_is_watched(store: Store, spool: Spool) -> None:
     put(store, 1, hours=48)
     put(store, 2, hours=47, target="other")
@@ -147,7 +163,7 @@ def test_a_vault_file_that_is_broken(store: Store, spool: Spool) -> None:
 
 def test_settings_that_are_broken_let_root_know(store: Store, spool: Spool) -> None:
     (store.etc / "offsited.toml").write_text("[")
-    assert settings_of(store).notify.mail == ("root",)
+    assert store.read_notify().mail == ("root",)
     put(store, 1, Outcome.FAILED, "config-invalid")
     judge_vault(store, "home")
     assert events(spool) == ["failed"]
@@ -239,7 +255,7 @@ def test_what_could_not_be_sent_waits_longer_each_time(store: Store, spool: Spoo
     monkeypatch.setattr(sending, "_now", lambda: clock[0])
     post.refusing = True
     put(store, 1, Outcome.FAILED, "target-full")
-    assert program.main(["tell", "home", "1"], store) == Exit.FAILED
+    assert program.main(["tell", "home", "1"], store) == program.NOT_ALL
     for tries, pause in enumerate([60, 600, 1800, 3600, 10800, 21600, 21600], start=1):
         (item,) = spool.items()
         assert (item.tries, item.error, item.due - clock[0]) == (tries, "mail-failed", pause * 1_000_000)
@@ -250,6 +266,32 @@ def test_what_could_not_be_sent_waits_longer_each_time(store: Store, spool: Spoo
     clock[0] += 86_400_000_000
     assert sending.send_due(store, "home", Notify(mail=("root",)))
     assert (len(post.taken), spool.items()) == (1, [])
+
+
+@pytest.mark.parametrize("refusing", [False, True])
+def test_a_sign_of_life_that_comes_while_the_one_before_is_sent_is_kept(
+    store: Store, spool: Spool, monkeypatch: pytest.MonkeyPatch, *, refusing: bool
+) -> None:
+    """The next job ends while a monitor lets its caller wait."""
+    sent: list[Ping] = []
+
+    def ping(_url: str, _vault: str, kind: Ping, _body: str) -> None:
+        sent.append(kind)
+        if len(sent) == 1:
+            put(store, 2, Outcome.FAILED, "target-full")
+            judge_vault(store, "home")
+            if refusing:
+                raise NotSent(Unsent.PING_FAILED, "not today")
+
+    monkeypatch.setattr(ways, "ping", ping)
+    settings(store, 'ping = "https://x.example/y"')
+    put(store, 1)
+    judge_vault(store, "home")
+    notify = Notify(ping="https://x.example/y")
+    assert sending.send_due(store, "home", notify) is not refusing
+    assert sending.send_due(store, "home", notify)
+    assert sent == [Ping.SUCCESS, Ping.FAIL]
+    assert spool.items() == []
 
 
 def test_a_clock_set_back_does_not_hold_it_up(store: Store, spool: Spool, post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +350,7 @@ def test_a_start_is_told_while_the_job_runs_and_never_after_its_end(store: Store
     assert post.taken == ["start", "success"]
     post.refusing = True
     put(store, 2, None)
-    assert program.main(["start", "home", "2"], store) == Exit.FAILED
+    assert program.main(["start", "home", "2"], store) == program.NOT_ALL
     assert Spool(files(store).notices).items() == []
 
 
@@ -324,7 +366,7 @@ def test_one_vault_that_cannot_be_judged_silences_no_other(store: Store, post: P
     store.vault_files("a").create()
     store.vault_files("a").notices.write_text("in the way")
     put(store, 1, Outcome.FAILED, "target-full")
-    assert program.main(["watch"], store) == Exit.FAILED
+    assert program.main(["watch"], store) == program.NOT_ALL
     assert len(post.taken) == 1
 
 
@@ -342,7 +384,7 @@ def test_metrics_of_all_vaults(store: Store, tmp_path: Path) -> None:
     put(store, 1, hours=48)
     put(store, 2, Outcome.FAILED, "target-full")
     store.vault_file("broken").write_text("[")
-    assert program.main(["watch"], store) == Exit.FAILED, "the broken one has no state"
+    assert program.main(["watch"], store) == program.NOT_ALL, "the broken one has no state"
     lines = path.read_text().splitlines()
     target = 'vault="home",target="disk"'
     for wanted in (
@@ -364,10 +406,29 @@ def test_metrics_of_all_vaults(store: Store, tmp_path: Path) -> None:
         float(line.rpartition(" ")[2])
 
 
+def test_notifiers_of_several_vaults_write_metrics_one_after_the_other(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "offsited.prom"
+    settings(store, f'prometheus = "{path}"')
+    put(store, 1)
+
+    def write_often() -> None:
+        for _ in range(50):
+            assert write_metrics(store)
+
+    fork = multiprocessing.get_context("fork")
+    running = [fork.Process(target=write_often) for _ in range(4)]
+    for one in running:
+        one.start()
+    for one in running:
+        one.join(60)
+    assert [one.exitcode for one in running] == [0] * 4
+    assert path.read_text().splitlines()[-1].startswith("offsited_watch_timestamp_seconds ")
+
+
 def test_metrics_that_cannot_be_written_harm_nobody(store: Store, tmp_path: Path, post: Post) -> None:
     settings(store, f'mail = ["root"]\nprometheus = "{tmp_path}/no/such/directory"')
     put(store, 1, Outcome.FAILED, "target-full")
-    assert program.main(["watch"], store) == Exit.FAILED
+    assert program.main(["watch"], store) == program.NOT_ALL
     assert len(post.taken) == 1
 
 
@@ -387,7 +448,7 @@ def test_a_dry_run_confirms_nothing_and_is_told_to_nobody(store: Store, spool: S
             outcome=outcome,
         )
         files.write_record(record)
-    facts = evidence.gather(store, "home", settings_of(store).notify, None)
+    facts = evidence.gather(store, "home", store.read_notify(), None)
     assert facts.records == ()
     assert all(target.done is None for target in facts.targets)
     judge_vault(store, "home")

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,6 +108,28 @@ def test_sendmail_that_goes_on_in_the_background_is_not_waited_for(tmp_path: Pat
     agent = program(tmp_path, f"sleep 1000 & echo $! >{tmp_path}/child")
     ways.mail(mail, ("root",), program=agent, seconds=20)
     os.kill(int((tmp_path / "child").read_text()), 9)
+
+
+@pytest.mark.parametrize(
+    ("content", "domain"),
+    [
+        (b"nas.example.org\n", "nas.example.org"),
+        (b"nas.example.org\n# and more\n", "nas.example.org"),
+        (b"nas.example.org, other", "host"),
+        (b"\n", "host"),
+        (b"\xff\n", "host"),
+        (None, "host"),
+    ],
+)
+def test_mails_come_from_a_domain_whatever_mailname_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, domain: str
+) -> None:
+    """What no address can have would keep every mail from being written."""
+    monkeypatch.setattr(ways, "_MAILNAME", tmp_path / "mailname")
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="host"))
+    if content is not None:
+        (tmp_path / "mailname").write_bytes(content)
+    assert ways.domain() == domain
 
 
 # --- pings -----------------------------------------------------------------------------------------------------------
