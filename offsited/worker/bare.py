@@ -19,7 +19,7 @@ from typing import Final
 
 from offsited import names
 from offsited.core import gocryptfs
-from offsited.core.commit import digest, parse_commit, parse_owner
+from offsited.core.commit import digest, parse_owner
 from offsited.core.config import Tools
 from offsited.core.outcome import Reason
 from offsited.errors import Exit, JobFailed
@@ -63,12 +63,7 @@ async def attach(job: Job) -> Ending:
     scratch = job.runtime / "scratch"
     scratch.mkdir(mode=0o700)
     async with shown_in_clear(job, reached, transfers, scratch) as clear:
-        content = await clear.read_own(COMMIT_FILE)
-        commit = parse_commit(content) if content else None
-        if content is None:
-            raise JobFailed(Reason.TARGET_EMPTY)
-        if commit is None:
-            raise JobFailed(Reason.MANIFEST_DAMAGED, "the commit cannot be read")
+        content, commit = await clear.read_commit()
         for segment in commit.segments:
             await clear.fetch_own([segment.name])
             if not segments.is_intact(clear.own / segment.name, segment):

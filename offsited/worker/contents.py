@@ -11,7 +11,7 @@ from typing import Final
 from offsited.core.manifest import Row
 from offsited.core.verification import Difference, What
 from offsited.worker import entry, mounts
-from offsited.worker.inventory import Met
+from offsited.worker.inventory import Met, compare_attributes
 from offsited.worker.outgoing import sealed_from
 
 _PIECE: Final = 1 << 20
@@ -52,7 +52,7 @@ class Contents:
         elif row.kind == "l":
             yield from self._compare_target(row)
         if self._fetched and row.kind != "d":
-            yield from compare_attributes(row, Met.of(status))
+            yield from compare_attributes(Met.wanted(row), Met.of(status))
 
     def _status(self, path: bytes) -> os.stat_result:
         descriptor = mounts.open_deep(self._top, os.fsdecode(sealed_from(path)), os.O_PATH | os.O_NOFOLLOW)
@@ -91,14 +91,3 @@ class Contents:
 
 def _read(descriptor: int, position: int) -> bytes:
     return os.pread(descriptor, _PIECE, position)
-
-
-def compare_attributes(row: Row, met: Met) -> Iterator[tuple[What, str]]:
-    if row.kind != "l" and met.mode != row.mode:
-        yield What.MODE, f"{met.mode:04o} instead of {row.mode:04o}"
-    if (met.uid, met.gid) != (row.uid, row.gid):
-        yield What.OWNER, f"{met.uid}:{met.gid} instead of {row.uid}:{row.gid}"
-    if abs(row.mtime) < 1 << 63 and met.mtime != row.mtime:
-        yield What.TIME, ""
-    if row.kind in "cb" and met.device != f"{row.rdev[0]}:{row.rdev[1]}":
-        yield What.DEVICE, met.device

@@ -5,7 +5,7 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,18 +13,22 @@ from typing import Final
 
 from offsited import names
 from offsited.core import gocryptfs, rsync
+from offsited.core.commit import Commit, parse_commit
 from offsited.core.config import DiskTarget
+from offsited.core.manifest import Row
 from offsited.core.outcome import Reason
 from offsited.core.progress import Phase, Progress
 from offsited.errors import JobFailed
+from offsited.worker.confirmed import COMMIT_FILE
 from offsited.worker.job import Job
 from offsited.worker.outgoing import sealed_from
 from offsited.worker.sealed_paths import SealedPaths
 from offsited.worker.target import Target
-from offsited.worker.transfer import TransferFailed, Transfers, patiently
+from offsited.worker.transfer import Transfers, patiently
 from offsited.worker.view import View, mounted
 
-_ENOSPC_REASONS: Final = {Reason.TARGET_FULL, Reason.TARGET_READ_ONLY}
+MOUNT_ENTRIES: Final = 100_000
+"""Entries that are read through one mount: gocryptfs keeps 750 bytes or so of each that was ever looked at (2.5.1)."""
 
 
 class Clear:
@@ -38,8 +42,7 @@ class Clear:
         self.view: View
 
     async def renew(self) -> None:
-        """Mount it, or mount it anew: gocryptfs keeps 750 bytes or so of each entry that was ever looked at (2.5.1). Nobody may have
-        anything open there. Raise JobFailed."""
+        """Mount it, or mount it anew (MOUNT_ENTRIES). Nobody may have anything open there. Raise JobFailed."""
         await self.end()
         self.view = await self._mount.enter_async_context(self._mounting())
 
@@ -72,6 +75,16 @@ class Clear:
         except OSError as error:
             raise JobFailed(Reason.MANIFEST_DAMAGED, f"{name}: {error.strerror}") from error
 
+    async def read_commit(self) -> tuple[bytes, Commit]:
+        """Return the commit file that the target has, and what it says. Raise JobFailed if there is none, or none that can be read."""
+        content = await self.read_own(COMMIT_FILE)
+        if content is None:
+            raise JobFailed(Reason.TARGET_EMPTY)
+        commit = parse_commit(content)
+        if commit is None:
+            raise JobFailed(Reason.MANIFEST_DAMAGED, "the commit cannot be read")
+        return content, commit
+
     async def fetch(self, paths: Iterable[bytes], size: int, *, exact: bool = False) -> None:
         """Have files of the snapshot at hand. `size`: their bytes; `exact`: with their attributes, and what is no file or directory too."""
         if self.fetcher:
@@ -103,12 +116,7 @@ class Fetcher:
         listed = self.transfers.list_file(f"{names.CURRENT_DIR}/{path}".encode() for path in needed)
         command = rsync.fetch_listed(self.job.tools.rsync, self.target.place, listed, f"{self.scratch}/", exact=exact)
         start = Progress(Phase.FETCHING, bytes_done=self.fetched)
-        try:
-            await patiently(lambda: self.transfers.counted(command, start, capabilities=rsync.WRITING_FILES))
-        except TransferFailed as failure:
-            if failure.meaning.reason in _ENOSPC_REASONS:
-                raise JobFailed(Reason.DESTINATION_UNUSABLE, failure.detail) from failure
-            raise
+        await patiently(lambda: self.transfers.fetched(command, start))
         self.fetched += size
         self._held += sealed
 
@@ -156,6 +164,20 @@ async def translated(job: Job) -> AsyncIterator[SealedPaths]:
     command = gocryptfs.names_mount(job.tools.gocryptfs, nothing, point, key_file=job.files.key_file, notify=os.getpid(), control=control)
     async with mounted(command, point, gocryptfs.REVERSE_FILE_SYSTEM, key=job.key):
         yield SealedPaths(job, control)
+
+
+def parts(rows: Iterable[Row], entries: int, size: Callable[[], int]) -> Iterator[list[Row]]:
+    """Cut rows into parts to be fetched at once, of at most so many entries and, but for a single larger file, `size()` bytes."""
+    part: list[Row] = []
+    total = 0
+    for row in rows:
+        if part and (len(part) == entries or total + row.size > size()):
+            yield part
+            part, total = [], 0
+        part.append(row)
+        total += row.size
+    if part:
+        yield part
 
 
 def _unused(directory: Path, name: str) -> Path:

@@ -52,6 +52,12 @@ class Met(NamedTuple):
         device = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}" if kind in "cb" else ""
         return cls(kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns, device)
 
+    @classmethod
+    def wanted(cls, row: Row) -> "Met":
+        """What an entry should be."""
+        device = f"{row.rdev[0]}:{row.rdev[1]}" if row.kind in "cb" else ""
+        return cls(row.kind, row.mode, row.uid, row.gid, row.size, row.mtime, device)
+
 
 class Inventory:
     """One comparison of what a target should have with what it has."""
@@ -93,6 +99,10 @@ class Inventory:
         """Likewise entries of the snapshot, with what gocryptfs keeps for their names."""
         self.allow(one for path in sealed for one in (path, f"{path}.name", f"{path}/{DIRIV_FILE}"))
 
+    def begin(self) -> None:
+        """A listing begins. What an earlier one met, before it broke off, is there, and is counted again."""
+        self.entries = 0
+
     def meet(self, sealed: bytes, met: Met) -> list[Difference] | None:
         """Cross off what lies at the target; return how it differs, None if it should not be there."""
         found = self._database.execute(_MEET, (sealed,)).fetchone()
@@ -105,12 +115,13 @@ class Inventory:
         wanted = Met(role, mode, uid, gid, size, int(mtime), device)
         return [Difference(path, what, detail) for what, detail in self._compare(wanted, met)]
 
-    def wrong_companion(self, sealed: bytes) -> Difference:
-        """What it means that what gocryptfs keeps for a name has another content."""
+    def wrong_companion(self, sealed: bytes) -> list[Difference]:
+        """What it means that what gocryptfs keeps for a name has another content; nothing where that is allowed."""
         path, role = self._database.execute("SELECT path, role FROM expected WHERE sealed = ?", (sealed,)).fetchone()
-        return Difference(
-            path, What.MANIFEST if role == _OWN else What.NAMES, "what gocryptfs keeps for its name is damaged", own=role == _OWN
-        )
+        if role == "":
+            return []
+        what = What.MANIFEST if role == _OWN else What.NAMES
+        return [Difference(path, what, "what gocryptfs keeps for its name is damaged", own=role == _OWN)]
 
     def missing(self) -> Iterator[Difference]:
         """What should have been met, and was not."""
@@ -123,7 +134,7 @@ class Inventory:
     def _put(self, sealed: str, path: bytes, role: str, row: Row | None = None) -> None:
         row = row or Row(path, "f", 0, size=SEALED_IV if role == _IV else _UNSIZED)
         size = row.size if role == _IV or row.size == _UNSIZED else gocryptfs.sealed_size(row.size)
-        device = f"{row.rdev[0]}:{row.rdev[1]}" if row.kind in "cb" else ""
+        device = Met.wanted(row).device
         values = sealed.encode("utf-8", "surrogateescape"), path, role, row.mode, row.uid, row.gid, size, wide(row.mtime), device
         self._database.execute(_PUT, values)
 
@@ -140,15 +151,20 @@ class Inventory:
             return
         if kind == "f" and wanted.size != met.size:
             yield What.SIZE, f"{gocryptfs.plain_size(met.size)} bytes instead of {gocryptfs.plain_size(wanted.size)}"
-        if kind != "l" and wanted.mode != met.mode:
-            yield What.MODE, f"{met.mode:04o} instead of {wanted.mode:04o}"
-        if (wanted.uid, wanted.gid) != (met.uid, met.gid):
-            yield What.OWNER, f"{met.uid}:{met.gid} instead of {wanted.uid}:{wanted.gid}"
-        unit = 1 if self._exact else _SECOND
-        if abs(wanted.mtime // _SECOND) < _LAST and wanted.mtime // unit != met.mtime // unit:
-            yield What.TIME, ""
-        if self._exact and wanted.device != met.device:
-            yield What.DEVICE, f"{met.device} instead of {wanted.device}"
+        yield from compare_attributes(wanted, met, exact=self._exact)
+
+
+def compare_attributes(wanted: Met, met: Met, *, exact: bool = True) -> Iterator[tuple[What, str]]:
+    """How the attributes of two entries of one kind differ; without `exact` times to the second, and no device numbers."""
+    if wanted.kind != "l" and wanted.mode != met.mode:
+        yield What.MODE, f"{met.mode:04o} instead of {wanted.mode:04o}"
+    if (wanted.uid, wanted.gid) != (met.uid, met.gid):
+        yield What.OWNER, f"{met.uid}:{met.gid} instead of {wanted.uid}:{wanted.gid}"
+    unit = 1 if exact else _SECOND
+    if abs(wanted.mtime // _SECOND) < _LAST and wanted.mtime // unit != met.mtime // unit:
+        yield What.TIME, ""
+    if exact and wanted.device != met.device:
+        yield What.DEVICE, f"{met.device} instead of {wanted.device}"
 
 
 _LISTED: Final = {"b": "c", "s": "p"}

@@ -13,6 +13,7 @@ from offsited.core.config import DiskTarget
 from offsited.core.rsync_output import Topmost, parse_detailed
 from offsited.core.verification import Difference, What
 from offsited.names import TARGET_KEY_FILE
+from offsited.worker.findings import Findings
 from offsited.worker.inventory import Inventory, Met
 from offsited.worker.job import Job
 from offsited.worker.target import Target
@@ -21,16 +22,16 @@ from offsited.worker.turns import to_its_end
 
 _KEY_FILE: Final = TARGET_KEY_FILE.encode()
 _COMPANION_MAX: Final = 4096
-_Notice = Callable[[list[Difference]], None]
 
 
 class Listed:
     """One pass over a mirror. `extra` are the encrypted paths that should not be there, the topmost alone."""
 
-    def __init__(self, inventory: Inventory, notice: _Notice, told: Callable[[int], None]) -> None:
-        """`notice` is given differences, `told` how many entries were met."""
+    def __init__(self, inventory: Inventory, findings: Findings, told: Callable[[int], None]) -> None:
+        """Differences become `findings`; `told` is given how many entries were met."""
         self._inventory = inventory
-        self._notice = notice
+        self._findings = findings
+        self._before = findings.mark()
         self._told = told
         self._extra = Topmost()
         self._mistaken: set[bytes] = set()
@@ -49,7 +50,18 @@ class Listed:
         nothing = job.runtime / "nothing-there"
         await asyncio.to_thread(nothing.mkdir, mode=0o700, exist_ok=True)
         command = rsync.list_details(job.tools.rsync, reached.place, nothing)
-        await patiently(lambda: transfers.run(command, on_line=self._hear))
+
+        async def listing() -> None:
+            self._begin()
+            await transfers.run(command, on_line=self._hear)
+
+        await patiently(listing)
+
+    def _begin(self) -> None:
+        """A listing begins, maybe after one that broke off: that one's entries are met again."""
+        self._findings.back_to(self._before)
+        self._inventory.begin()
+        self._extra, self._mistaken, self._met = Topmost(), set(), 0
 
     def _hear(self, line: bytes) -> None:
         found = parse_detailed(line)
@@ -65,7 +77,7 @@ class Listed:
             try:
                 entries = os.scandir(os.path.join(top, directory) if directory else top)
             except OSError as error:
-                self._notice([Difference(directory, What.NAMES, f"the directory cannot be listed: {error.strerror}", own=True)])
+                self._findings.note([Difference(directory, What.NAMES, f"the directory cannot be listed: {error.strerror}", own=True)])
                 continue
             with entries:
                 for entry in itertools.takewhile(lambda _: not stop.is_set(), entries):
@@ -78,11 +90,11 @@ class Listed:
         try:
             met = Met.of(entry.stat(follow_symlinks=False))
         except OSError as error:
-            self._notice([Difference(path, What.NAMES, f"cannot be looked at: {error.strerror}", own=True)])
+            self._findings.note([Difference(path, What.NAMES, f"cannot be looked at: {error.strerror}", own=True)])
             return False
         expected = self._meet(path, met)
         if expected and met.kind == "f" and gocryptfs.is_companion(path) and path != _KEY_FILE and not _is_right(entry, path):
-            self._notice([self._inventory.wrong_companion(path)])
+            self._findings.note(self._inventory.wrong_companion(path))
         return expected and met.kind == "d"
 
     def _meet(self, path: bytes, met: Met) -> bool:
@@ -93,7 +105,7 @@ class Listed:
         if differences is None:
             self._extra.add(path)
             return False
-        self._notice(differences)
+        self._findings.note(differences)
         if any(one.what is What.TYPE for one in differences):  # what is below it goes with it
             self._mistaken.add(path)
             self._extra.add(path)

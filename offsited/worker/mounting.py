@@ -144,10 +144,13 @@ async def _mirror(job: Job, current: str) -> AsyncIterator[str]:
 
 
 async def _until_mounted(child: Child, point: Path) -> None:
-    """sshfs does not say when it is ready."""
-    async with asyncio.timeout(_MOUNTED_WITHIN):
-        while mounts.find(point) is None:
-            if not child.running:
-                ended = await child.wait()
-                raise JobFailed(ssh.meaning(ended.complaints) or Reason.TARGET_UNREACHABLE, ended.complaints[-500:])
-            await asyncio.sleep(0.1)
+    """sshfs does not say when it is ready. Raise JobFailed if it ends, or is not in time."""
+    try:
+        async with asyncio.timeout(_MOUNTED_WITHIN):
+            while mounts.find(point) is None:
+                if not child.running:
+                    ended = await child.wait()
+                    raise JobFailed(ssh.meaning(ended.complaints) or Reason.TARGET_UNREACHABLE, ended.complaints[-500:])
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise JobFailed(Reason.TARGET_UNREACHABLE, f"sshfs mounted nothing within {_MOUNTED_WITHIN:.0f} seconds") from None

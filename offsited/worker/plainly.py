@@ -22,7 +22,7 @@ from offsited.worker.confirmed import COMMIT_FILE
 from offsited.worker.destination import Destination
 from offsited.worker.job import DONE, Ending, Job
 from offsited.worker.target import Target
-from offsited.worker.transfer import TransferFailed, Transfers, patiently
+from offsited.worker.transfer import Transfers, patiently
 from offsited.worker.view import View, mounted
 
 _COMMIT: Final = f"{names.OFFSITED_DIR}/{COMMIT_FILE}".encode()
@@ -86,7 +86,7 @@ class _Restore:
         paths_file = self.fetching.list_file(path.encode() for path in current)
         command = rsync.fetch(self.job.tools.rsync, self.reached.place, paths_file, f"{self.destination.scratch}/")
         self.begins()
-        await patiently(lambda: self._transfer(self.fetching, command, Progress(Phase.FETCHING)))
+        await patiently(lambda: self.fetching.fetched(command, Progress(Phase.FETCHING)))
 
     async def write(self, tree: str) -> tuple[int, int]:
         """Write in clear what is wanted of the encrypted tree; return the times of the snapshot's top, in ns."""
@@ -109,7 +109,7 @@ class _Restore:
         start = Progress(Phase.WRITING) if listed else Progress(Phase.WRITING, bytes_total=counts.bytes, entries_total=counts.entries)
         self.begins()
         command = rsync.restore(self.job.tools.rsync, top, f"{self.destination.point}/", listed)
-        await self._transfer(self.writing, command, start, sealed=False)
+        await self.writing.fetched(command, start, sealed=False)
         status = await view.look(top.stat)
         return status.st_atime_ns, status.st_mtime_ns
 
@@ -120,15 +120,6 @@ class _Restore:
         for path in self.wanted:
             if not os.path.lexists(os.fsencode(top) + b"/" + path):
                 raise JobFailed(Reason.PATH_NOT_IN_BACKUP, os.fsdecode(path))
-
-    async def _transfer(self, transfers: Transfers, command: list[str], start: Progress, *, sealed: bool = True) -> None:
-        """Run an rsync that writes to the destination."""
-        try:
-            await transfers.counted(command, start, capabilities=rsync.WRITING_FILES, sealed=sealed)
-        except TransferFailed as failure:
-            if failure.meaning.reason in {Reason.TARGET_FULL, Reason.TARGET_READ_ONLY}:
-                raise JobFailed(Reason.DESTINATION_UNUSABLE, failure.detail) from failure
-            raise
 
 
 def _read_commit(view: Path) -> Commit | None:

@@ -5,7 +5,6 @@ What gocryptfs makes in reverse mode depends on path, content and key alone. So 
 """
 
 import asyncio
-import hashlib
 import os
 import sys
 import tempfile
@@ -15,15 +14,16 @@ from offsited import names
 from offsited.core import gocryptfs
 from offsited.errors import ConfigInvalid, Exit, JobFailed, NoSuchVault
 from offsited.store import Store
-from offsited.worker.confirmed import COMMIT_FILE, Confirmed
+from offsited.worker import mounts
+from offsited.worker.confirmed import COMMIT_FILE, Confirmed, Standing
 from offsited.worker.view import mounted
 
 
 def prove_key(store: Store, vault: str) -> Exit:
     """Given the key as a line on standard input, print the name of a target that it opens and return DONE.
 
-    Return LOCKED if it opens none, ABSENT if none was ever synced, CONFIG if the vault or gocryptfs cannot be used. Mounts at a place of
-    its own below /run: to be run in a mount namespace of its own.
+    Return LOCKED if it opens none, ABSENT if of none it is known what it holds, CONFIG if the vault or gocryptfs cannot be used.
+    Mounts at a place of its own below /run: to be run in a mount namespace of its own.
     """
     try:
         targets = [target.name for target in store.read_vault(vault).target]
@@ -31,7 +31,8 @@ def prove_key(store: Store, vault: str) -> Exit:
     except (ConfigInvalid, NoSuchVault) as error:
         print(error.message, file=sys.stderr)
         return Exit.CONFIG
-    known = {target: found for target in targets if (found := Confirmed.read(store.vault_files(vault).target(target))).content}
+    found = {target: Confirmed.read(store.vault_files(vault).target(target)) for target in targets}
+    known = {target: confirmed for target, confirmed in found.items() if confirmed.commit and confirmed.sealed.history}
     if not known:
         return Exit.ABSENT
     try:
@@ -62,14 +63,15 @@ async def _makes(tool: str, confirmed: Confirmed, key: int) -> bool:
         try:
             command = gocryptfs.key_mount(tool, plain, point, notify=os.getpid())
             async with mounted(command, point, gocryptfs.REVERSE_FILE_SYSTEM, key=typed) as view:
-                found = await view.guard(view.look(lambda: _digest(point / confirmed.sealed.commit_path)))
+                found = await view.guard(view.look(lambda: _read(point / confirmed.sealed.commit_path)))
         finally:
             os.close(typed)
-    return found == confirmed.sealed.history[-1]
+            mounts.detach(point)  # gocryptfs that is ended as soon as it is ready may leave its mount
+    return confirmed.standing(found) is Standing.CONFIRMED
 
 
-def _digest(path: Path) -> str:
+def _read(path: Path) -> bytes | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.read_bytes()
     except OSError:
-        return ""
+        return None

@@ -14,7 +14,7 @@ from offsited.core.outcome import Reason
 from offsited.core.progress import Phase, Progress
 from offsited.errors import JobFailed
 from offsited.worker.destination import SCRATCH, Destination
-from offsited.worker.fetching import Clear
+from offsited.worker.fetching import MOUNT_ENTRIES, Clear, parts
 from offsited.worker.job import Job
 from offsited.worker.ledger import Ledger
 from offsited.worker.turns import to_its_end
@@ -23,8 +23,6 @@ from offsited.worker.writing import Writer
 PART_ENTRIES: Final = 5000
 PART_BYTES: Final = 1 << 30
 """Of a part: what is fetched at once lies encrypted in the destination meanwhile. A single file may be larger."""
-MOUNT_ENTRIES: Final = 100_000
-"""Entries that are read through one mount: gocryptfs forgets none."""
 WRITERS: Final = 4
 """Threads: each waits for gocryptfs most of the time."""
 
@@ -87,7 +85,7 @@ class Rebuilding:
     async def _write_all(self, writer: Writer, pool: ThreadPoolExecutor) -> None:
         """Write part by part, and now and then through a new mount."""
         through_this = 0
-        for part in parts(self._rows()):
+        for part in parts(self._rows(), PART_ENTRIES, lambda: PART_BYTES):
             if through_this >= MOUNT_ENTRIES:
                 writer.close()
                 await self._clear.renew()
@@ -181,20 +179,6 @@ class Rebuilding:
         for row in reversed(self._above()):
             if row.path in made:
                 writer.finish_directory(row)
-
-
-def parts(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    """Cut rows into parts of at most PART_ENTRIES entries and, but for a single larger file, PART_BYTES bytes."""
-    part: list[Row] = []
-    size = 0
-    for row in rows:
-        if part and (len(part) == PART_ENTRIES or size + row.size > PART_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += row.size
-    if part:
-        yield part
 
 
 def _is_scratch(row: Row) -> bool:

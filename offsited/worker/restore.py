@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Final
 
 from offsited import names
-from offsited.core.commit import Commit, digest, parse_commit
+from offsited.core.commit import Commit, digest
 from offsited.core.manifest import TOP, ManifestDamaged, Row
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.progress import Phase
 from offsited.core.record import Counts
 from offsited.errors import JobFailed
 from offsited.worker import segments, target
-from offsited.worker.confirmed import COMMIT_FILE, Confirmed
+from offsited.worker.confirmed import Confirmed
 from offsited.worker.destination import Destination, handed_over, requested_paths
 from offsited.worker.fetching import Clear, shown_in_clear
 from offsited.worker.job import DONE, Ending, Job
@@ -89,18 +89,13 @@ class _Restoring:
 async def manifest(job: Job, clear: Clear, destination: Destination) -> Path:
     """Return a ledger of what the target holds: a copy of our own if that is of the same commit, else one made of the target's segments."""
     job.report.phase(Phase.FETCHING)
-    content = await clear.read_own(COMMIT_FILE)
-    commit = parse_commit(content) if content is not None else None
-    if content is None:
-        raise JobFailed(Reason.TARGET_EMPTY)
-    if commit is None:
-        raise JobFailed(Reason.MANIFEST_DAMAGED, "the commit cannot be read")
+    content, commit = await clear.read_commit()
     job.report.note(
         snapshot=commit.snapshot, snapshot_dated=commit.snapshot_dated, counts=Counts(entries=commit.entries, bytes=commit.bytes)
     )
     await asyncio.to_thread(destination.is_of, digest(content))
     file = destination.scratch / LEDGER_FILE
-    await asyncio.to_thread(_remove, file)
+    await asyncio.to_thread(Ledger.remove, file)
     confirmed = Confirmed.read(job.files.target(job.target.name))
     if confirmed.content == content and await asyncio.to_thread(_copy, confirmed, file):
         return file
@@ -124,14 +119,8 @@ def _copy(confirmed: Confirmed, file: Path) -> bool:
         return False
 
 
-def _remove(file: Path) -> None:
-    """Remove a ledger that an interrupted restore, or a copy of the wrong one, left."""
-    for part in file.parent.glob(f"{file.name}*"):
-        part.unlink()
-
-
 def _build(directory: Path, commit: Commit, file: Path) -> None:
-    _remove(file)
+    Ledger.remove(file)
     with Ledger.opened(file) as ledger:
         ledger.rebuild((segments.rows(directory / segment.name, segment) for segment in commit.segments), "restored")
 

@@ -6,12 +6,10 @@ What is written lies in a directory of root's alone and is removed. It reads, an
 
 import asyncio
 import errno
-import fcntl
 import itertools
 import os
 import shutil
 import stat
-import struct
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from offsited.core.manifest import Row
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import Counts
 from offsited.errors import JobFailed
-from offsited.worker import target
+from offsited.worker import entry, target
 from offsited.worker.contents import Contents
 from offsited.worker.destination import SCRATCH, Destination
 from offsited.worker.fetching import shown_in_clear
@@ -46,7 +44,6 @@ DIRECTORY_ENTRIES: Final = 1000
 DIRECTORY_BYTES: Final = 1 << 30
 """Of the whole directory at most."""
 _CANDIDATES: Final = 50
-_FS_IOC_SETFLAGS: Final = 0x40086602
 
 
 async def restore_test(job: Job) -> Ending:
@@ -93,15 +90,18 @@ class _Testing:
 
     def _choose(self, ledger: Ledger) -> list[Row]:
         """What the test is of. Raise JobFailed if there is no room for it."""
-        chosen = [*ledger.sample(FILES), *ledger.sample(1, order="size"), *ledger.sample(OTHERS, "lpscb"), *_whole_directory(ledger)]
+        chosen = [*ledger.sample(FILES), *ledger.sample(1, order="size"), *ledger.sample(OTHERS, "lpscb")]
         largest = ledger.sample(1, order="size DESC")
         room = shutil.disk_usage(self.directory).free // 2
-        if sum(row.size for row in chosen) > room:
+        room -= sum(row.size for row in chosen)
+        if room < 0:
             raise JobFailed(Reason.SCRATCH_FULL, f"{sum(row.size for row in chosen)} bytes are to be restored")
-        if sum(row.size for row in (*chosen, *largest)) <= room:
+        if sum(row.size for row in largest) <= room:
+            room -= sum(row.size for row in largest)
             chosen += largest
         else:
             self.job.report.remark(f"the largest file was left out: it has {largest[0].size} bytes, and there is no room for it")
+        chosen += _whole_directory(ledger, min(room, DIRECTORY_BYTES))
         return selection(ledger, sorted({row.path for row in chosen if row.path.partition(b"/")[0] != SCRATCH.encode()}))
 
     def _read_again(self, ledger: Ledger, chosen: Sequence[Row], destination: Destination, stop: threading.Event) -> None:
@@ -135,13 +135,13 @@ class _Testing:
         return Outcome.PARTIAL, Reason.RESTORED_DIFFERENT
 
 
-def _whole_directory(ledger: Ledger) -> list[Row]:
-    """A directory by chance, with something in it and not too much; [] if there is none."""
+def _whole_directory(ledger: Ledger, room: int) -> list[Row]:
+    """A directory by chance, with something in it and not too much, at most `room` bytes; [] if there is none."""
     for row in ledger.sample(_CANDIDATES, "d"):
         entries = size = 0
         for found in ledger.entries_below(row.path):
             entries, size = entries + 1, size + found.size
-            if entries > DIRECTORY_ENTRIES or size > DIRECTORY_BYTES:
+            if entries > DIRECTORY_ENTRIES or size > room:
                 break
         else:
             if entries:
@@ -173,7 +173,7 @@ def _clear_flags(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, struct.pack("=q", 0))
+        entry.clear_flags(descriptor)
     except OSError:
         return  # it has none
     finally:

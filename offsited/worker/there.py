@@ -6,11 +6,9 @@ One listing of the target says of it what a dry run of rsync would, and spares a
 """
 
 import asyncio
-import itertools
 from collections.abc import Iterable, Iterator
-from typing import Final, TypeVar
+from typing import Final
 
-from offsited import names
 from offsited.core import gocryptfs
 from offsited.core.limits import Count
 from offsited.core.plan import Change
@@ -18,10 +16,8 @@ from offsited.core.rsync_output import Detailed, Topmost, parse_detailed
 from offsited.worker.columns import wide
 from offsited.worker.outgoing import sealed_from
 from offsited.worker.pending import Item, Pending
-from offsited.worker.sealed_paths import SealedPaths
+from offsited.worker.sealed_paths import SealedPaths, in_parts
 
-AT_ONCE: Final = 5000
-"""Paths translated at once."""
 _SCHEMA: Final = """
     DROP TABLE IF EXISTS pending.expected; DROP TABLE IF EXISTS pending.surplus; DROP TABLE IF EXISTS pending.drift;
     CREATE TABLE pending.expected (sealed BLOB PRIMARY KEY, path BLOB, size INTEGER, mtime) WITHOUT ROWID;
@@ -43,7 +39,6 @@ class There:
         """`backup`: the encrypted path of the snapshot's place."""
         self._database = pending.database
         self._pending = pending
-        self._backup = backup
         self._prefix = backup.encode() + b"/"
         self._files = self._bytes = 0
         self._surplus = Topmost()
@@ -52,7 +47,7 @@ class There:
         """Note what the target may have: `own` encrypted paths, every row to come, and what goes, with gocryptfs's own beside them."""
         self._database.executescript(_SCHEMA)
         self._note((path.encode(), None, 0, 0) for path in own)
-        for items in parts(self._pending.rows_at_target()):
+        for items in in_parts(self._pending.rows_at_target()):
             paths = await sealed.of([sealed_from(item.row.path) for item in items])
             await asyncio.to_thread(self._note, _expected(items, paths))
 
@@ -120,16 +115,5 @@ def _expected(items: list[Item], sealed: list[str]) -> Iterator[tuple[bytes, byt
         told = row.kind != "f" or change & ~Change.NEW & ~Change.HASHED
         facts = (0, 0) if told else (gocryptfs.sealed_size(row.size), wide(row.mtime // 10**9))
         yield path.encode(), None if told else row.path, *facts
-        if gocryptfs.has_long_name(path):
-            yield f"{path}.name".encode(), None, 0, 0
-        if row.kind == "d":
-            yield f"{path}/{names.DIRIV_FILE}".encode(), None, 0, 0
-
-
-_Thing = TypeVar("_Thing")
-
-
-def parts(things: Iterator[_Thing]) -> Iterator[list[_Thing]]:
-    """Lists of at most AT_ONCE."""
-    while part := list(itertools.islice(things, AT_ONCE)):
-        yield part
+        for companion in gocryptfs.own_companions(path, directory=row.kind == "d"):
+            yield companion.encode(), None, 0, 0

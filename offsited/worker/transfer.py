@@ -72,6 +72,15 @@ class Transfers:
         listener = _Counter(self, start, on_item or _nobody, sealed=sealed)
         await self.run(command, capabilities=capabilities, on_line=listener)
 
+    async def fetched(self, command: list[str], start: Progress, *, sealed: bool = True) -> None:
+        """As `counted`, of an rsync that writes here. Raise JobFailed if it is this machine's place that does not take it."""
+        try:
+            await self.counted(command, start, capabilities=rsync.WRITING_FILES, sealed=sealed)
+        except TransferFailed as failure:
+            if failure.meaning.reason in {Reason.TARGET_FULL, Reason.TARGET_READ_ONLY}:
+                raise JobFailed(Reason.DESTINATION_UNUSABLE, failure.detail) from failure
+            raise
+
     def wire(self, line: bytes) -> None:
         """Listens to a transfer of which nothing counts but the bytes on the wire."""
         self.tally.wire_bytes += parse_wire_bytes(line)

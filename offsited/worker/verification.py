@@ -3,10 +3,10 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from offsited.core.manifest import ManifestDamaged, SegmentFile
 from offsited.core.outcome import Reason
@@ -21,10 +21,8 @@ from offsited.worker.target import Target
 from offsited.worker.transfer import Transfers
 from offsited.worker.turns import Turns
 
-_Thing = TypeVar("_Thing")
 SCRATCH_DIR: Final = "verify"
 """In a target's directory here while it is verified: what was fetched, and what is noted of the target."""
-_AT_ONCE: Final = 5000
 
 
 @dataclass
@@ -77,13 +75,18 @@ class Verification:
     def segments(self) -> tuple[SegmentFile, ...]:
         return self.confirmed.commit.segments if self.confirmed.commit else ()
 
+    @property
+    def size(self) -> int:
+        """Bytes to read if everything is read: a file once for each of its names."""
+        return self.confirmed.commit.bytes if self.confirmed.commit else 0
+
     @contextlib.contextmanager
     def ledger(self) -> Iterator[Ledger]:
         """What the target is known to hold. Raise JobFailed if that is lost."""
         file = self.scratch / LEDGER_FILE
         if self._is_of_commit(self.confirmed.manifest):
             file = self.confirmed.manifest
-        elif not file.exists() or not self._is_of_commit(file):
+        elif not self._is_of_commit(file):
             self._rebuild(file)
         with Ledger.opened(file) as ledger:
             yield ledger
@@ -93,6 +96,8 @@ class Verification:
         return self.confirmed.interrupted and ledger.is_in_doubt(path)
 
     def _is_of_commit(self, file: Path) -> bool:
+        if not file.exists():
+            return False
         try:
             with Ledger.opened(file) as ledger:
                 return ledger.commit_digest == self.confirmed.digest
@@ -101,8 +106,7 @@ class Verification:
 
     def _rebuild(self, file: Path) -> None:
         """Make another ledger, of our own copy of the manifest. Raise JobFailed."""
-        for part in file.parent.glob(f"{file.name}*"):
-            part.unlink()
+        Ledger.remove(file)
         try:
             with Ledger.opened(file) as ledger:
                 listed = [(self.confirmed.segments / segment.name, segment) for segment in self.segments]
@@ -114,15 +118,3 @@ class Verification:
 def own(name: str, what: What, detail: str = "") -> Difference:
     """A difference of a file of ours."""
     return Difference(name.encode(), what, detail, own=True)
-
-
-def lists(things: Iterable[_Thing]) -> Iterator[list[_Thing]]:
-    """Lists of some thousands."""
-    part: list[_Thing] = []
-    for thing in things:
-        part.append(thing)
-        if len(part) == _AT_ONCE:
-            yield part
-            part = []
-    if part:
-        yield part

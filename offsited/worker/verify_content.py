@@ -5,7 +5,7 @@ import asyncio
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ from offsited.core.progress import Phase, Progress
 from offsited.core.verification import Difference, What, due
 from offsited.errors import JobFailed
 from offsited.worker.contents import Contents
-from offsited.worker.fetching import Clear, Fetcher, shown_in_clear
+from offsited.worker.fetching import MOUNT_ENTRIES, Clear, Fetcher, parts, shown_in_clear
 from offsited.worker.ledger import Ledger
 from offsited.worker.outgoing import sealed_from
 from offsited.worker.report import now
@@ -29,8 +29,6 @@ from offsited.worker.verification import Verification
 SLICE_ENTRIES: Final = 2000
 SLICE_BYTES: Final = 256 << 20
 """Of content that is fetched or read at once. What a sync makes us read again is no more than that, but for a single larger file."""
-MOUNT_ENTRIES: Final = 100_000
-"""Entries that are read through one mount: gocryptfs keeps 750 bytes or so of each that was ever looked at (2.5.1)."""
 READERS: Final = 4
 """Threads: each waits for gocryptfs most of the time."""
 
@@ -49,9 +47,8 @@ async def verify_sample(verification: Verification, files: int) -> None:
 async def verify_due(verification: Verification, days: int) -> None:
     """Read what is due today if every byte is to be read within so many days."""
     rotation = Rotation.load(verification.confirmed.directory)
-    with verification.ledger() as ledger:
-        total = ledger.totals().size
-    reading = _Reading(verification, cursor=rotation.path, left=due(total, now() - rotation.read if rotation.read else 0, days))
+    share = due(verification.size, now() - rotation.read if rotation.read else 0, days)
+    reading = _Reading(verification, cursor=rotation.path, left=share)
     await reading.to_end()
     if reading.at_end and reading.left and rotation.path is not None:
         reading.cursor = None
@@ -87,7 +84,7 @@ class _Reading:
         self._seen.clear()
         async with self._shown() as (clear, top):
             with self._all.ledger() as ledger:
-                for part in slices(self._rows(ledger), self._limit):
+                for part in parts(self._rows(ledger), SLICE_ENTRIES, self._limit):
                     found = await self._read(clear, top, part)
                     self._all.turns.check()
                     self._settle(part, found)
@@ -104,8 +101,7 @@ class _Reading:
         self.cursor = part[-1].path
         if self.left is not None:
             self.left = max(self.left - size, 0)
-        commit = self._all.confirmed.commit
-        total = self._all.read + self.left if self.left is not None else commit.bytes if commit and not self._sample else 0
+        total = self._all.read + self.left if self.left is not None else 0 if self._sample else self._all.size
         self._all.job.report.progress(Progress(Phase.READING, bytes_done=self._all.read, bytes_total=total))
 
     def _limit(self) -> int:
@@ -192,17 +188,3 @@ async def _compare(pool: ThreadPoolExecutor, contents: Contents, part: Sequence[
     shares = [part[start::READERS] for start in range(READERS)]
     results = await asyncio.gather(*(loop.run_in_executor(pool, contents.compare_each, share) for share in shares))
     return sorted((one for found in results for one in found), key=lambda one: one.path)
-
-
-def slices(rows: Iterator[Row], limit: Callable[[], int]) -> Iterator[list[Row]]:
-    """Lists of at most SLICE_ENTRIES entries and, but for a single larger file, `limit()` bytes."""
-    part: list[Row] = []
-    size = 0
-    for row in rows:
-        if part and (len(part) == SLICE_ENTRIES or size + row.size > limit()):
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += row.size
-    if part:
-        yield part

@@ -21,9 +21,9 @@ from offsited.worker.inventory import Inventory
 from offsited.worker.ledger import Ledger
 from offsited.worker.listed import Listed
 from offsited.worker.outgoing import sealed_from
-from offsited.worker.sealed_paths import SealedPaths
+from offsited.worker.sealed_paths import SealedPaths, in_parts
 from offsited.worker.turns import to_its_end
-from offsited.worker.verification import Verification, lists, own
+from offsited.worker.verification import Verification, own
 
 _SNAPSHOT: Final = f"{names.BACKUP_DIR}/"
 
@@ -46,7 +46,7 @@ class _Metadata:
         with self._all.ledger() as ledger, Inventory.made(self._all.scratch / "inventory.sqlite", exact=exact) as inventory:
             async with translated(self._job) as sealed:
                 await self._expect(ledger, inventory, sealed)
-                listed = Listed(inventory, self._findings.note, self._told)
+                listed = Listed(inventory, self._findings, self._told)
                 await listed.of(self._job, self._all.reached, self._all.transfers)
                 self._all.entries = inventory.entries
                 await to_its_end(lambda: self._findings.note(inventory.missing()))
@@ -61,11 +61,11 @@ class _Metadata:
     # --- what should be there --------------------------------------------------------------------------------------
 
     async def _expect(self, ledger: Ledger, inventory: Inventory, sealed: SealedPaths) -> None:
-        for rows in lists(row for row in ledger.rows_from() if not row.carried):
+        for rows in in_parts(row for row in ledger.rows_from() if not row.carried):
             paths = await sealed.of([sealed_from(row.path) for row in rows])
             await to_its_end(partial(self._expect_rows, ledger, inventory, list(zip(paths, rows, strict=True))))
         if self._all.confirmed.interrupted:
-            for doubts in lists(doubt.path for doubt in ledger.doubts()):
+            for doubts in in_parts(doubt.path for doubt in ledger.doubts()):
                 inventory.allow_entries(await sealed.of([sealed_from(path) for path in doubts]))
         await self._expect_own(inventory, sealed)
 

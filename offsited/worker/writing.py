@@ -6,11 +6,9 @@ leads nowhere. What a row says is checked against what the file system made of i
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import stat
-import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +20,6 @@ from offsited.errors import JobFailed
 from offsited.worker import entry, mounts
 
 _PIECE: Final = 1 << 20
-_FS_IOC_SETFLAGS: Final = 0x40086602
-"""ioctl_iflags(2)."""
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 _UNUSABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _TYPES: Final = {"p": stat.S_IFIFO, "s": stat.S_IFSOCK, "c": stat.S_IFCHR, "b": stat.S_IFBLK}
@@ -62,7 +58,7 @@ class Writer:
         if row.flags:
             descriptor = self.open_directory(row.path)
             try:
-                fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, struct.pack("=q", 0))
+                entry.clear_flags(descriptor)
             finally:
                 os.close(descriptor)
 
@@ -171,7 +167,7 @@ class Writer:
         except PermissionError:
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
             try:
-                fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, struct.pack("=q", 0))
+                entry.clear_flags(descriptor)
             finally:
                 os.close(descriptor)
             os.unlink(name, dir_fd=parent)
@@ -267,12 +263,10 @@ class Writer:
                 self._note(row, f"extended attribute {name}: {error.strerror}")
 
     def _set_flags(self, descriptor: int, row: Row) -> None:
-        wanted = entry.flag_bits(row.flags)
-        if not wanted:
+        if not row.flags:
             return
         try:
-            (found,) = struct.unpack("=i", fcntl.ioctl(descriptor, entry.FS_IOC_GETFLAGS, bytes(8))[:4])
-            fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, struct.pack("=q", found | wanted))
+            entry.add_flags(descriptor, row.flags)
         except OSError as error:
             self._note(row, f"chattr flags {row.flags}: {error.strerror}")
 

@@ -81,3 +81,14 @@ def test_without_room_nothing_is_proven(machine: Machine, monkeypatch: pytest.Mo
     done(machine.sync())
     monkeypatch.setattr("offsited.worker.restore_test.shutil.disk_usage", lambda _: type("usage", (), {"free": 10_000}))
     failed(machine.restore_test(), Reason.SCRATCH_FULL)
+
+
+def test_a_directory_that_there_is_no_room_for_is_not_chosen(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = machine.snapshot("2026-11-20") / "large"
+    directory.mkdir()
+    for number in range(40):
+        (directory / f"{number}").write_bytes(b"x" * 1000)
+    done(machine.sync())
+    monkeypatch.setattr(restore_test, "FILES", 5)
+    monkeypatch.setattr("offsited.worker.restore_test.shutil.disk_usage", lambda _: type("usage", (), {"free": 20_000}))
+    assert done(machine.restore_test()).counts.bytes <= 10_000

@@ -300,6 +300,22 @@ def test_what_an_interrupted_sync_was_about_to_change_is_no_difference_and_not_g
     done(machine.sync())
 
 
+def test_what_is_in_doubt_is_not_taken_for_a_difference_of_the_top(machine: Machine) -> None:
+    """gocryptfs's own beside it, too."""
+    snapshot = fill(machine.snapshot("2026-11-20"))
+    long = "n" * 200
+    (snapshot / long).write_text("before")
+    done(machine.sync())
+    (snapshot / long).write_text("afterwards")
+    machine.killed(machine.sync, "offsited.worker.mirror.Mirror._send")
+    with mirror(machine) as opened:
+        sealed = opened.sealed(long)
+        flipped(sealed.with_name(f"{sealed.name}.name"))
+    record, found = machine.verify("metadata")
+    assert found == []
+    assert (record.outcome, record.reason) == (Outcome.PARTIAL, Reason.TARGET_IN_DOUBT)
+
+
 def test_a_repair_stays_due_until_a_sync_has_done_it(machine: Machine) -> None:
     snapshot = fill(machine.snapshot("2026-11-20"))
     done(machine.sync())
@@ -370,6 +386,21 @@ def test_a_file_of_a_sample_and_what_is_due(machine: Machine) -> None:
     assert read == [800_000, 850_000, 850_000]  # and the time that this takes
     assert [one.path for one in found] == [b"39"]
     assert sum(read) >= 40 * 50_000
+
+
+def test_a_file_of_several_names_makes_no_round_longer(machine: Machine) -> None:
+    """It is read once for each of its names, and so it is counted."""
+    snapshot = machine.snapshot("2026-11-20")
+    for number in range(10):
+        (snapshot / f"{number}").write_bytes(os.urandom(50_000))
+        os.link(snapshot / f"{number}", snapshot / f"other-{number}")
+    done(machine.sync())
+    machine.verify_days = 20
+    read = []
+    for _ in range(3):
+        read.append(machine.verify("")[0].counts.bytes)
+        age_rotation(machine, days=7)
+    assert sum(read) >= 20 * 50_000
 
 
 def test_a_mount_is_used_for_so_many_entries_alone(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
