@@ -41,15 +41,19 @@ JOBS_KEPT: Final = 1000
 
 
 def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace `path` by `content` in one step that survives power loss."""
+    """Replace `path` by `content` in one step that survives power loss. Where it fails, nothing of `content` is left: it may be secret."""
     temporary = path.with_name(f".{path.name}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
 
 
@@ -240,6 +244,13 @@ class Store:
         except FileNotFoundError:
             return config.Settings()
         return _located(path, lambda: config.parse_settings(text))
+
+    def read_notify(self) -> config.Notify:
+        """Return who is told, and how. Settings that cannot be used must not silence everything: then root gets mail, and is told so."""
+        try:
+            return self.read_settings().notify
+        except ConfigInvalid:
+            return config.Notify(mail=("root",))
 
     def vault_files(self, name: str) -> VaultFiles:
         return VaultFiles(self.var / names.VAULTS / name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from offsited import names
 from offsited.core.config import parse_vault
 from offsited.core.record import Options
-from offsited.ctl import bare, init, meter, sources
+from offsited.ctl import bare, init, meter, root, sources
 from offsited.ctl.bare import BareWish, Bench
 from offsited.ctl.client import Client
 from offsited.ctl.init import Places
@@ -19,6 +19,7 @@ from offsited.ctl.output import Output
 from offsited.ctl.passphrase import Passphrase
 from offsited.ctl.unlock import hand_over
 from offsited.ctl.vaultfile import SourceSpec, SshSpec, TargetSpec
+from offsited.ctl.welcome import authorized_line
 from offsited.errors import Exit, Failed
 
 
@@ -34,7 +35,7 @@ class AttachWish:
 
 def attach(out: Output, wish: AttachWish, places: Places) -> int:
     """Make the vault, unlock it, say what comes next; return the exit status. Raise what keeps it from being made."""
-    bare.require_root("attach writes below /etc and /var")
+    root.require("attach writes below /etc and /var: it needs root")
     os.umask(0o077)
     text = bare.bare_text(wish.vault, wish.source, wish.target, wish.bare, str(places.identity(wish.vault)))
     init.check_free(wish.vault, places)
@@ -92,7 +93,7 @@ def _have_identity(out: Output, wish: AttachWish, places: Places) -> None:
 
 
 def _line(path: Path) -> str:
-    return f"restrict {path.with_suffix('.pub').read_text('utf-8').strip()}"
+    return authorized_line(path.with_suffix(".pub").read_text("utf-8").strip())
 
 
 def _copy_identity(given: Path, path: Path) -> None:

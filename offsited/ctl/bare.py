@@ -7,12 +7,10 @@ ask, and none is needed.
 
 import contextlib
 import os
-import shlex
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,16 +20,16 @@ from pathlib import Path
 from typing import Final
 
 from offsited import names
-from offsited.core import config
+from offsited.core import config, words
 from offsited.core.progress import Progress, parse_status_text
 from offsited.core.record import JobRecord, Kind, Options
-from offsited.ctl import jobs, meter, passphrase, words
+from offsited.ctl import jobs, meter, passphrase, root
 from offsited.ctl.follow import Meter, verdict
 from offsited.ctl.objects import Job, JobEnd
 from offsited.ctl.output import PROGRAM, Output
 from offsited.ctl.passphrase import Passphrase
 from offsited.ctl.vaultfile import DiskSpec, SourceSpec, TargetSpec, parse_target, vault_text
-from offsited.errors import AccessDenied, ConfigInvalid, Exit, Failed, InvalidArgs
+from offsited.errors import ConfigInvalid, Exit, Failed, InvalidArgs
 from offsited.store import Store, VaultFiles
 
 VAULT: Final = "bare"
@@ -100,7 +98,7 @@ class Bench:
 
 def restore_from(out: Output, wish: BareWish, wanted: bytes, destination: int, *, without_manifest: bool) -> int:
     """Restore paths (b"" = everything) of a target into an open directory; return the exit status."""
-    require_root("restore --from mounts and reads what lies at a target")
+    root.require("restore --from mounts and reads what lies at a target: it needs root")
     with Bench.made(VAULT, TARGET) as bench, _memfd(wanted) as listed:
         target = parse_target(f"{TARGET}={wish.spec}", VAULT)
         if isinstance(target, DiskSpec) and "/" not in wish.spec:
@@ -116,12 +114,6 @@ def restore_from(out: Output, wish: BareWish, wanted: bytes, destination: int, *
         for line in _differences(bench):
             out.say(words.printable(line))
         return status
-
-
-def require_root(why: str) -> None:
-    """Raise AccessDenied for anybody else."""
-    if os.geteuid() != 0:
-        raise AccessDenied(f"{why}: it needs root", hint=shlex.join(["sudo", "offsitectl", *sys.argv[1:]]))
 
 
 def bare_text(vault: str, source: SourceSpec, target: TargetSpec, wish: BareWish, identity: str = "") -> str:
@@ -148,7 +140,7 @@ def secret(wish: BareWish) -> Passphrase:
         if wish.master_key_file == "ask":
             return passphrase.from_prompt("Master key: ")
         return passphrase.from_file(wish.master_key_file)
-    return passphrase.from_file(wish.passphrase_file) if wish.passphrase_file is not None else passphrase.from_prompt("Passphrase: ")
+    return passphrase.from_file_or_prompt(wish.passphrase_file, "Passphrase: ")
 
 
 def run(bench: Bench, what: Sequence[str], key: Passphrase, given: Mapping[str, int], shown: Meter) -> None:

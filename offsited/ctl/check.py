@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from offsited import names
+from offsited.core import words
 from offsited.core.config import Notify, Settings, SshTarget, Vault
-from offsited.ctl import keyfile, sources, swap, words
-from offsited.ctl.keyfile import restoring
+from offsited.ctl import keyfile, sources, swap
 from offsited.ctl.output import Output
 from offsited.ctl.sources import Finding, Severity
 from offsited.errors import AccessDenied, ConfigInvalid, Exit
@@ -127,7 +127,7 @@ def _key_file(store: Store, name: str) -> Iterator[Finding]:
         return
     yield from _permissions(files.key_file)
     if not files.key_file_is_right():
-        yield Finding(Severity.ERROR, str(files.key_file), "", f"it is damaged: not as offsitectl left it. {restoring(name)}")
+        yield Finding(Severity.ERROR, str(files.key_file), "", f"it is damaged: not as offsitectl left it. {keyfile.restoring(name)}")
     try:
         files.identity()
     except ConfigInvalid as error:

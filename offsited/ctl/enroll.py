@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """unlock --enroll: the passphrase as an encrypted credential of this machine, for boots without a person. systemd-creds(1)."""
 
-import os
 import re
-import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
 from offsited import names
 from offsited.core.config import parse_vault
-from offsited.ctl import agent, passphrase
+from offsited.ctl import passphrase, root
 from offsited.ctl.client import Client, Request
 from offsited.ctl.jobs import vault_path
 from offsited.ctl.output import Output
 from offsited.ctl.passphrase import Passphrase
-from offsited.ctl.unlock import hand_over, warn_of_swap
-from offsited.errors import AccessDenied, Exit, Failed, InvalidArgs, OffsitedError
+from offsited.ctl.unlock import fetch, hand_over, warn_of_swap
+from offsited.errors import Exit, Failed, InvalidArgs, OffsitedError
 from offsited.store import Store, sync_directory, write_whole
 
 _TIMEOUT: Final = 120.0
@@ -26,10 +23,9 @@ _TIMEOUT: Final = 120.0
 def enroll(out: Output, client: Client, store: Store, vault: str, file: str | None) -> int:
     """Prove the passphrase, encrypt it, name the credential in the vault file, and have the daemon open the vault by it.
 
-    Raise what hinders that; then vault file and credential are as they were.
+    Raise what hinders that; a credential that the daemon cannot open stays, and a person is asked as before.
     """
-    if os.geteuid() != 0:
-        raise AccessDenied("a credential is root's to make", hint=shlex.join(["sudo", "offsitectl", *sys.argv[1:]]))
+    root.require("a credential is root's to make")
     path, config = vault_path(client, vault), store.read_vault(vault)
     if config.passphrase_command:
         raise InvalidArgs(
@@ -37,12 +33,12 @@ def enroll(out: Output, client: Client, store: Store, vault: str, file: str | No
         )
     credential = config.credential or f"offsited-{vault}"
     warn_of_swap(out)
-    with passphrase.from_file(file) if file is not None else passphrase.from_prompt(f"Passphrase of vault {vault}: ") as secret:
+    with passphrase.from_file_or_prompt(file, f"Passphrase of vault {vault}: ") as secret:
         hand_over(client, vault, secret)
         encrypt(credential, secret)
     if not config.credential:
         _name(client, store, vault, credential)
-    _try(client, path)
+    fetch(client, path)  # as after a boot
     out.put({"vault": vault, "credential": credential, "tpm2": _has_tpm2()})
     out.say(f"{vault}: enrolled. After a boot it is unlocked by itself, by {names.CREDSTORE / credential}")
     out.note(_trade_off())
@@ -94,12 +90,6 @@ def with_credential(text: str, credential: str) -> str:
 
 def _reload(client: Client) -> None:
     client.call(Request(names.ROOT_PATH, names.MANAGER, "Reload", "a{sv}", ({},), acts=True))
-
-
-def _try(client: Client, path: str) -> None:
-    """Have the daemon fetch it, as after a boot. Raise what it answers."""
-    with agent.on_terminal():
-        client.call(Request(path, names.VAULT, "FetchPassphrase", "a{sv}", ({},), acts=True))
 
 
 def _has_tpm2() -> bool:

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The programs that `init` and `check-config` run: gocryptfs, gocryptfs-xray, ssh-keygen.
+"""Key files, and the programs that make and open them: gocryptfs, gocryptfs-xray, ssh-keygen.
 
 The passphrase reaches them on standard input alone.
 """
 
+import contextlib
 import hashlib
 import os
+import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -16,10 +20,14 @@ from offsited.core.config import Tools
 from offsited.core.outcome import Reason
 from offsited.ctl import passphrase
 from offsited.ctl.passphrase import Passphrase
-from offsited.errors import ConfigInvalid, Failed, WrongPassphrase
+from offsited.errors import ConfigInvalid, Exit, Failed, TargetAbsent, WrongPassphrase
+from offsited.store import VaultFiles, sync_directory
 
 _ENVIRONMENT: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/"}
 _TIMEOUT: Final = 120.0
+_WORK: Final = "key.new"
+_WORKER: Final = ("unshare", "--mount", "--propagation", "private", "--", sys.executable, "-I", "-m", "offsited.worker")
+"""In a mount namespace of its own, where nobody sees what is mounted."""
 _INSTALL: Final = "Install gocryptfs 2.5.1 or newer, or set [tools] gocryptfs in /etc/offsited/offsited.toml"
 
 
@@ -62,6 +70,46 @@ def master_key(tools: Tools, key_file: Path, secret: Passphrase) -> str:
     if ended.returncode != 0:
         raise ConfigInvalid(f"{key_file} cannot be read as a key file: {_last_line(ended.stderr)}", hint="Is it gocryptfs's, and whole?")
     return ended.stdout.decode("ascii", errors="replace").strip()
+
+
+def opened_by(vault: str, key: str) -> str:
+    """Given a master key, return the name of a target that it opens, by what was last found there.
+
+    Raise WrongPassphrase, TargetAbsent if of none it is known what it holds, or Failed.
+    """
+    ended = subprocess.run([*_WORKER, "prove-key", vault], input=f"{key}\n", capture_output=True, text=True, check=False)
+    match ended.returncode:
+        case Exit.DONE:
+            return ended.stdout.strip()
+        case Exit.LOCKED:
+            hint = f"Make the kit anew: offsitectl recovery-kit {vault} --output FILE.html"
+            raise WrongPassphrase("this key does not open what the targets hold: it is another vault's", hint=hint)
+        case Exit.ABSENT:
+            raise TargetAbsent("no target holds anything yet that the key could be tried on", hint=f"Sync first: offsitectl sync {vault}")
+        case status:
+            raise Failed(f"the key could not be tried (status {status}): {ended.stderr.strip()}", hint="See: offsitectl check-config")
+
+
+@contextlib.contextmanager
+def work_directory(files: VaultFiles) -> Iterator[Path]:
+    """An empty directory for a key file to be, gone after the block. Whatever died in an earlier one is in nobody's way.
+
+    gocryptfs -passwd refuses to work where an interrupted one has left its temporary file.
+    """
+    work = files.state / _WORK
+    shutil.rmtree(work, ignore_errors=True)
+    files.state.mkdir(mode=0o700, exist_ok=True)
+    work.mkdir(mode=0o700)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def put_in_place(files: VaultFiles, new: Path) -> None:
+    """Make a file of the same file system the vault's key file, in one step that survives power loss."""
+    new.replace(files.key_file)
+    sync_directory(files.plain)
 
 
 def synced_digest(path: Path) -> str:

@@ -2,10 +2,7 @@
 """recovery-kit: the page for the day when nothing is left but a target; and the proof that what was printed opens it."""
 
 import io
-import os
-import shlex
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,27 +11,24 @@ from typing import Final
 
 import segno
 
-from offsited import names
-from offsited.core import kit
+from offsited.core import kit, words
 from offsited.core.config import Vault
 from offsited.core.kit import Kit
-from offsited.ctl import keyfile, objects, passphrase, words
+from offsited.ctl import keyfile, objects, passphrase, root
 from offsited.ctl.client import Client
 from offsited.ctl.output import Output
-from offsited.errors import AccessDenied, Exit, Failed, InvalidArgs, TargetAbsent, WrongPassphrase
+from offsited.errors import Exit, Failed, InvalidArgs
 from offsited.store import KeyRecord, Store, write_whole
 
 _ATTEMPTS: Final = 5
 """How often a line may be typed."""
-_PROVING: Final = ("unshare", "--mount", "--propagation", "private", "--", sys.executable, "-I", "-m", "offsited.worker", "prove-key")
-"""In a mount namespace of its own, where nobody sees what is mounted."""
 
 
 def make(out: Output, client: Client, store: Store, vault: str, *, output: str | None, file: str | None) -> int:
     """Print the kit, or write it to a file, as HTML if its name says so. Raise AccessDenied, WrongPassphrase, ConfigInvalid or Failed."""
-    _as_root()
+    root.require("the key file is root's to read")
     config, files = store.read_vault(vault), store.vault_files(vault)
-    with passphrase.from_file(file) if file is not None else passphrase.from_prompt(f"Passphrase of vault {vault}: ") as secret:
+    with passphrase.from_file_or_prompt(file, f"Passphrase of vault {vault}: ") as secret:
         key = keyfile.master_key(store.read_settings().tools, files.key_file, secret)
     found = Kit(config, files.identity(), socket.gethostname(), words.moment(time.time_ns() // 1000), key, tuple(_holding(client, config)))
     if output is None:
@@ -49,20 +43,15 @@ def make(out: Output, client: Client, store: Store, vault: str, *, output: str |
 
 def confirm(out: Output, store: Store, vault: str) -> int:
     """Have the key typed back, prove that it opens what a target was found to hold, and remember that. Raise what hinders it."""
-    _as_root()
+    root.require("the key file is root's to read")
     store.read_vault(vault)
     files = store.vault_files(vault)
-    target = _prove(vault, _typed(out, vault))
+    target = keyfile.opened_by(vault, _typed(out, vault))
     record = files.key_record() or KeyRecord(sha256=files.key_digest())
     files.write_key_record(record.model_copy(update={"kit_confirmed": time.time_ns() // 1000}))
     out.put({"vault": vault, "confirmed": True, "target": target})
     out.say(f"{vault}: this key opens what target {target} holds. The recovery kit is confirmed")
     return Exit.DONE
-
-
-def _as_root() -> None:
-    if os.geteuid() != 0:
-        raise AccessDenied("the key file is root's to read", hint=shlex.join(["sudo", "offsitectl", *sys.argv[1:]]))
 
 
 def _holding(client: Client, config: Vault) -> Iterator[str]:
@@ -89,6 +78,10 @@ def _code(found: Kit) -> segno.QRCode:
 
 
 def _write(path: Path, content: str) -> None:
+    """Where a link leads to. Raise Failed; what is no file, a device say, is not replaced by one."""
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise Failed(f"{path} is not a regular file", hint="Choose another file with --output")
     try:
         write_whole(path, content.encode())
     except OSError as error:
@@ -114,26 +107,13 @@ def _line(out: Output, number: int, ask: Callable[[int], str]) -> str:
 
 
 def _from_terminal(number: int) -> str:
-    with passphrase.from_prompt(f"Line {number}: ") as secret, secret.as_input() as typed, open(typed, "rb", closefd=False) as file:
+    try:
+        secret = passphrase.from_prompt(f"Line {number}: ")
+    except passphrase.Unfit:
+        return ""  # no line of a key either, and to be typed again
+    with secret, secret.as_input() as typed, open(typed, "rb", closefd=False) as file:
         return file.read().decode(errors="replace")
 
 
 def _from_input(_number: int) -> str:
     return sys.stdin.readline()
-
-
-def _prove(vault: str, key: str) -> str:
-    """Return the name of a target that the key opens. Raise WrongPassphrase, TargetAbsent if none was synced, or Failed."""
-    ended = subprocess.run([*_PROVING, vault], input=f"{key}\n", capture_output=True, text=True, check=False)
-    match ended.returncode:
-        case Exit.DONE:
-            return ended.stdout.strip()
-        case Exit.LOCKED:
-            hint = f"Make the kit anew: offsitectl recovery-kit {vault} --output FILE.html"
-            raise WrongPassphrase("this key does not open what the targets hold: it is another vault's", hint=hint)
-        case Exit.ABSENT:
-            raise TargetAbsent("no target holds anything yet that the key could be tried on", hint=f"Sync first: offsitectl sync {vault}")
-        case status:
-            raise Failed(
-                f"the key could not be tried (status {status}): {ended.stderr.strip()}", hint=f"See: journalctl {names.FIELD_VAULT}={vault}"
-            )

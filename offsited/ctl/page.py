@@ -12,9 +12,10 @@ from typing import Final
 import click
 
 from offsited import names
+from offsited.core import words
 from offsited.core.notice import UNSENT
 from offsited.core.outcome import ADVICE, Outcome, parse_reason
-from offsited.ctl import meter, words
+from offsited.ctl import meter
 from offsited.ctl.objects import Job, JobEnd, Target, Vault
 from offsited.ctl.planned import held_in_words
 

@@ -109,6 +109,11 @@ def from_file(name: str) -> Passphrase:
         os.close(descriptor)
 
 
+def from_file_or_prompt(name: str | None, question: str) -> Passphrase:
+    """Read a file if one is named, else ask. Raise as those do."""
+    return from_prompt(question) if name is None else from_file(name)
+
+
 def from_agents(question: str, identity: str, wait: Callable[[int], None]) -> Passphrase:
     """Ask through systemd-ask-password(1): on standard input if that is a terminal, else whichever agent answers first.
 

@@ -1,27 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """change-passphrase: another passphrase for the same master key. A copy of the key file gets it, is proven, and replaces the old one."""
 
-import os
-import shlex
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from offsited import names
 from offsited.core.config import Tools
-from offsited.ctl import enroll, jobs, keyfile, objects, passphrase
+from offsited.ctl import enroll, jobs, keyfile, objects, passphrase, root
 from offsited.ctl.client import Client
 from offsited.ctl.jobs import SyncWish, vault_path
 from offsited.ctl.output import INTERRUPTED, Output
 from offsited.ctl.page import OLDER_KEY_FILE
 from offsited.ctl.passphrase import Passphrase
 from offsited.ctl.unlock import ATTEMPTS, hand_over
-from offsited.errors import AccessDenied, Busy, ConfigInvalid, Exit, Failed, OffsitedError
-from offsited.store import KeyRecord, Store, VaultFiles, sync_directory
-
-_COPY = "key.new"
+from offsited.errors import Busy, ConfigInvalid, Exit, Failed, OffsitedError
+from offsited.store import KeyRecord, Store, VaultFiles
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class Wish:
 def change_passphrase(out: Output, client: Client, store: Store, wish: Wish) -> int:
     """Change a vault's passphrase here and at once, then bring it to each target that can be reached. Raise what hinders the change."""
     files, tools = _check(client, store, wish.vault)
-    with _old(wish) as old:
+    with passphrase.from_file_or_prompt(wish.old_file, f"Passphrase of vault {wish.vault} as it is now: ") as old:
         key = keyfile.master_key(tools, files.key_file, old)
         with _new(out, wish) as new:
             _replace(files, tools, old, new, key)
@@ -54,8 +49,7 @@ def change_passphrase(out: Output, client: Client, store: Store, wish: Wish) -> 
 
 def _check(client: Client, store: Store, vault: str) -> tuple[VaultFiles, Tools]:
     """Raise AccessDenied, NoSuchVault, ConfigInvalid or Busy; nothing was asked yet."""
-    if os.geteuid() != 0:
-        raise AccessDenied("the key file is root's to write", hint=shlex.join(["sudo", "offsitectl", *sys.argv[1:]]))
+    root.require("the key file is root's to write")
     path = vault_path(client, vault)
     files = store.vault_files(vault)
     if not files.key_file_is_right():
@@ -63,12 +57,6 @@ def _check(client: Client, store: Store, vault: str) -> tuple[VaultFiles, Tools]
     if client.get(path, names.VAULT)["Job"] != "/":
         raise Busy(f"a job writes to vault {vault}, and sends the key file as it is now")
     return files, store.read_settings().tools
-
-
-def _old(wish: Wish) -> Passphrase:
-    if wish.old_file is not None:
-        return passphrase.from_file(wish.old_file)
-    return passphrase.from_prompt(f"Passphrase of vault {wish.vault} as it is now: ")
 
 
 def _new(out: Output, wish: Wish) -> Passphrase:
@@ -82,25 +70,20 @@ def _new(out: Output, wish: Wish) -> Passphrase:
 
 def _replace(files: VaultFiles, tools: Tools, old: Passphrase, new: Passphrase, key: str) -> None:
     """Whatever dies meanwhile: the key file is the old one or the new one, whole, and known as the vault's."""
-    copy = files.state / _COPY
-    copy.unlink(missing_ok=True)
-    try:
-        shutil.copyfile(files.key_file, copy)
+    with keyfile.work_directory(files) as work:
+        copy = Path(shutil.copyfile(files.key_file, work / names.KEY_FILE))
         copy.chmod(0o400)
         keyfile.change(tools, copy, files.plain, old, new)
         if keyfile.master_key(tools, copy, new) != key:
             raise Failed("the new key file does not hold the same master key; nothing was changed")
         _put_in_place(files, copy)
-    finally:
-        copy.unlink(missing_ok=True)
 
 
 def _put_in_place(files: VaultFiles, copy: Path) -> None:
     before = files.key_record() or KeyRecord(sha256=files.key_digest())
     digest = keyfile.synced_digest(copy)
     files.write_key_record(before.model_copy(update={"next": digest}))
-    copy.replace(files.key_file)
-    sync_directory(files.plain)
+    keyfile.put_in_place(files, copy)
     files.write_key_record(before.model_copy(update={"sha256": digest, "next": "", "changed": time.time_ns() // 1000}))
 
 

@@ -30,7 +30,7 @@ def _swaps(root: Path) -> list[str]:
 def _encrypted(place: str, root: Path) -> bool:
     """Whether everything that it lies on is dm-crypt's; what cannot be found out is not."""
     try:
-        status = Path(root / place.lstrip("/")).stat()
+        status = (root / place.lstrip("/")).stat()
     except OSError:
         return False
     device = status.st_rdev if stat.S_ISBLK(status.st_mode) else status.st_dev

@@ -62,9 +62,14 @@ def hand_over(client: Client, vault: str, secret: Passphrase) -> None:
         client.call(Request(path, names.VAULT, "Unlock", "ha{sv}", (0, {}), fds=(secret.fileno(),), acts=True))
 
 
+def fetch(client: Client, path: str) -> None:
+    """Have the daemon unlock the vault at `path` by its credential or command. Raise Locked and others."""
+    with agent.on_terminal():
+        client.call(Request(path, names.VAULT, "FetchPassphrase", "a{sv}", ({},), acts=True))
+
+
 def _unlock_told(out: Output, client: Client, vault: str, given: Passphrase | None, *, agents: bool) -> int:
     try:
-        vault_path(client, vault)
         _unlock(out, client, vault, given, agents=agents)
     except OffsitedError as error:
         return out.complain(error, vault)
@@ -87,8 +92,7 @@ def _fetched(out: Output, client: Client, vault: str) -> bool:
     if client.get(path, names.VAULT).get("PassphraseSource", _PERSON) == _PERSON:
         return False
     try:
-        with agent.on_terminal():
-            client.call(Request(path, names.VAULT, "FetchPassphrase", "a{sv}", ({},), acts=True))
+        fetch(client, path)
     except Locked as error:
         out.note(f"{vault}: {error.message}. See why: journalctl {names.FIELD_VAULT}={vault}")
         return False

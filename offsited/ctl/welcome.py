@@ -35,10 +35,15 @@ def place(target: DiskTarget | SshTarget) -> str:
     return f"ssh {target.host}{f' port {target.port}' if target.port != 22 else ''}, directory {target.directory}"
 
 
+def authorized_line(public_key: str) -> str:
+    """The line for the remote's authorized_keys: nothing but commands and transfers."""
+    return f"restrict {public_key}"
+
+
 def show(out: Output, plan: "Plan", places: "Places", master_key: str, public_key: str) -> None:
     """Say what was made. The master key goes to a terminal only: a log must not keep it."""
     vault = plan.vault
-    line = f"restrict {public_key}" if public_key else ""
+    line = authorized_line(public_key) if public_key else ""
     steps = list(next_steps(vault, line))
     out.put({
         "vault": vault.name,

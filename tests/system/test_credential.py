@@ -95,6 +95,11 @@ def test_a_damaged_key_file_is_taken_back_from_a_target(home: OnDisk, canary: st
     assert f"offsitectl restore-key {home.vault.name} --from" in checked.stdout
     assert offsitectl(*restore, stdin="wrong").status == 3
     assert key_file.read_bytes() == good[:-20]
+    (tmp_path / "other").mkdir()
+    must("gocryptfs", "-q", "-init", "-reverse", "-scryptn", "10", "-passfile", "/dev/stdin", "--", tmp_path / "other", stdin=canary)
+    others = ["--from", str(tmp_path / "other" / ".gocryptfs.reverse.conf"), "--passphrase-file", "-"]
+    assert offsitectl("restore-key", home.vault.name, *others, stdin=canary).status == 2, "another vault's, of the same passphrase"
+    assert key_file.read_bytes() == good[:-20]
     write(tmp_path / "copy", "{}")
     assert offsitectl(*restore, stdin=canary).status == 7
     assert key_file.read_bytes() == good[:-20]

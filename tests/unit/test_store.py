@@ -92,6 +92,15 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="No space"):
         write_whole(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_where_it_cannot_be_put_in_place_nothing_of_it_is_left(tmp_path: Path) -> None:
+    """It may be a recovery kit, and the place a directory."""
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_whole(tmp_path / "directory", b"secret")
+    assert os.listdir(tmp_path) == ["directory"]
 
 
 def test_a_link_in_the_temporary_files_place_is_not_followed(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from offsited.ctl import swap
-from offsited.ctl.enroll import with_credential
 
 HEAD = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 
@@ -60,12 +59,16 @@ def test_what_it_lies_on_decides(tmp_path: Path, layers: list[str], encrypted: b
     assert [sentence.startswith("swap on /swap file is not") for sentence in told] == ([] if encrypted else [True])
 
 
+def test_one_disk_of_several_in_clear_is_enough(tmp_path: Path) -> None:
+    _lies_on(tmp_path, "/swap", "LVM-x", "CRYPT-LUKS2-x")
+    (device,) = (tmp_path / "sys/dev/block").iterdir()
+    machine = _machine(tmp_path, "/swap")
+    assert list(swap.warnings(machine)) == []
+    (device / "slaves/other").mkdir()
+    assert len(list(swap.warnings(machine))) == 1
+
+
 def test_hibernation_makes_it_worse(tmp_path: Path) -> None:
     told = list(swap.warnings(_machine(tmp_path, "/dev/sda3", hibernates=True)))
     assert len(told) == 2
     assert "hibernate" in told[1]
-
-
-def test_a_setting_is_added_before_the_first_table() -> None:
-    text = '# a vault\nreconcile = "7d"\n\n[source]\nkind = "path"\n'
-    assert with_credential(text, "x") == '# a vault\nreconcile = "7d"\n\ncredential = "x"\n\n[source]\nkind = "path"\n'
