@@ -158,6 +158,11 @@ def may_be_shown(path: str) -> bool:
     return _SHOWN.fullmatch(path.rpartition("/")[2]) is not None
 
 
+def own_companions(path: str, *, directory: bool = False) -> tuple[str, ...]:
+    """Given an encrypted path, return those of the files that gocryptfs keeps for it alone: its long name, a directory's IV."""
+    return (*((f"{path}.name",) if has_long_name(path) else ()), *((f"{path}/{names.DIRIV_FILE}",) if directory else ()))
+
+
 def has_long_name(path: str) -> bool:
     """Whether the last name of an encrypted path is a hash, which has its real name in a companion file beside it."""
     return path.rpartition("/")[2].startswith(_LONG_PREFIX)

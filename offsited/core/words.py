@@ -43,6 +43,12 @@ def _plural(noun: str) -> str:
     return noun.removesuffix("y") + "ies" if noun.endswith("y") else noun + "s"
 
 
+def deletions_and_changes(deleted: int, deleted_bytes: int, changed: int, changed_bytes: int) -> str:
+    """'31 deletions (2.0 MiB)', '12 changes (3.0 GiB)', or both."""
+    kinds = ((deleted, deleted_bytes, "deletion"), (changed, changed_bytes, "change"))
+    return " and ".join(f"{number(entries, noun)} ({size(count)})" for entries, count, noun in kinds if entries)
+
+
 def duration(seconds: float) -> str:
     """How long something took: 0.4 s, 12 s, 3 min 20 s, 2 h 05 min, 3 d 4 h."""
     if seconds < 10:

@@ -11,7 +11,8 @@ from typing import IO, Any, Final
 import click
 
 from offsited import names
-from offsited.ctl import agent, meter, objects, words
+from offsited.core import words
+from offsited.ctl import agent, meter, objects
 from offsited.ctl.client import Client, Request
 from offsited.ctl.follow import follow
 from offsited.ctl.jobs import see_through, vault_path
@@ -36,11 +37,12 @@ def diff(out: Output, client: Client, vault: str, target: str) -> int:
         if end.outcome not in {"done", "held"}:
             return tell_dry_run(out, client, end)
         plan.seek(0)
-        for document in _documents(plan):
-            out.put(document)
-        plan.seek(0)
-        for line in page(_documents(plan)):
-            out.say(line)
+        if out.json:
+            for document in _documents(plan):
+                out.put(document)
+        else:
+            for line in page(_documents(plan)):
+                out.say(line)
     return tell_dry_run(out, client, end)
 
 
@@ -79,6 +81,10 @@ def _target(client: Client, vault: str, name: str) -> Target:
 # --- a plan as lines -----------------------------------------------------------------------------------------------
 
 
+_Key = tuple[str, ...]
+"""What happens, and to what: of a rename both paths, of everything else the path last."""
+
+
 @dataclass
 class _Line:
     """One line of the page: a path, or a directory with all that is in it."""
@@ -101,21 +107,21 @@ class _Line:
 def page(documents: Iterable[Mapping[str, Any]]) -> list[str]:
     """Given the documents of a plan in path order, return its lines.
 
-    What came or went with its directory is one line, so is what moved with one. Attributes of directories change every day: they are
-    left out.
+    What came or went with its directory is one line, so is what moved with one, whose empty directory is then no line of its own.
+    Attributes of directories change every day: they are left out.
     """
-    lines: dict[tuple[object, ...], _Line] = {}
+    lines: dict[_Key, _Line] = {}
     for document in documents:
         key, line = _grouped(document, lines)
         if line is not None:
             known = lines.setdefault(key, line)
             known.entries += document.get("type") != "d"
             known.size += int(document.get("size", 0))
-    moved = {line.path for line in lines.values() if line.sign == ">"}
-    return [line.text() for line in lines.values() if line.entries or line.remark or not _is_shell(line, moved)]
+    moved = {path for word, *paths in lines if word == "renamed" for path in paths}
+    return [line.text() for (_, *paths), line in lines.items() if line.entries or line.remark or paths[-1] not in moved]
 
 
-def _grouped(document: Mapping[str, Any], lines: Mapping[tuple[object, ...], _Line]) -> tuple[tuple[object, ...], _Line | None]:
+def _grouped(document: Mapping[str, Any], lines: Mapping[_Key, _Line]) -> tuple[_Key, _Line | None]:
     """The line that a document belongs to, by its key; None if it is not shown."""
     word, path, held = str(document["change"]), str(document["path"]), bool(document.get("held", False))
     if word == "renamed":
@@ -123,20 +129,14 @@ def _grouped(document: Mapping[str, Any], lines: Mapping[tuple[object, ...], _Li
         return (word, old, new), _Line(*_SIGNS[word], f"{words.printable(old)} -> {words.printable(new)}", held)
     if word in _OTHER:
         if document.get("type") == "d":
-            return (), None
+            return (word,), None
         remark = str(document.get("error", "attributes"))
         return (word, path), _Line(*_OTHER[word], words.printable(path), held, remark=remark)
     for top in parents(path):
-        if (word, held, top) in lines:
-            return (word, held, top), lines[word, held, top]
+        if (word, str(held), top) in lines:
+            return (word, str(held), top), lines[word, str(held), top]
     slash = "/" if document.get("type") == "d" else ""
-    return (word, held, path), _Line(*_SIGNS[word], words.printable(path or ".") + slash, held)
-
-
-def _is_shell(line: _Line, moved: set[str]) -> bool:
-    """Whether a directory is all that is left of one that moved, or all that came of it: another line tells."""
-    path = line.path.removesuffix("/")
-    return line.path.endswith("/") and any(path in {old, new} for old, _, new in (one.partition(" -> ") for one in moved))
+    return (word, str(held), path), _Line(*_SIGNS[word], words.printable(path or ".") + slash, held)
 
 
 def common(old: str, new: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from datetime import tzinfo
 from typing import TYPE_CHECKING, Final
 
 from offsited import names
-from offsited.ctl import words
+from offsited.core import words
 from offsited.ctl.client import Client, Reply, Request
 from offsited.ctl.jobs import vault_path
 from offsited.ctl.objects import JobEnd

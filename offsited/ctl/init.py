@@ -3,23 +3,21 @@
 
 import contextlib
 import os
-import shlex
 import shutil
 import socket
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from offsited import names
 from offsited.core.config import SshTarget, Tools, Vault, parse_vault
-from offsited.ctl import keyfile, passphrase, sources, welcome
+from offsited.ctl import keyfile, passphrase, root, sources, welcome
 from offsited.ctl.client import Client, Request
 from offsited.ctl.output import Output
 from offsited.ctl.passphrase import Passphrase
 from offsited.ctl.unlock import ATTEMPTS, hand_over
 from offsited.ctl.vaultfile import SourceSpec, TargetSpec, vault_text
-from offsited.errors import AccessDenied, ConfigInvalid, Exit, InvalidArgs, OffsitedError
+from offsited.errors import ConfigInvalid, Exit, InvalidArgs, OffsitedError
 from offsited.store import KeyRecord, Store, VaultFiles, write_whole
 
 _SYSTEMD: Final = "org.freedesktop.systemd1"
@@ -86,8 +84,7 @@ def init(out: Output, wish: Wish, places: Places) -> int:
 
 def check(wish: Wish, places: Places) -> Plan:
     """Return what will be made. Raise AccessDenied, InvalidArgs or ConfigInvalid; nothing is written."""
-    if os.geteuid() != 0:
-        raise AccessDenied("init writes below /etc and /var: it needs root", hint=shlex.join(["sudo", *_command_line()]))
+    root.require("init writes below /etc and /var: it needs root")
     text = vault_text(wish.vault, wish.source, wish.targets, str(places.identity(wish.vault)))
     try:
         vault = parse_vault(wish.vault, text)
@@ -213,7 +210,3 @@ def reload_quietly(client: Client) -> None:
 def _remove_if_empty(directory: Path) -> None:
     with contextlib.suppress(OSError):
         directory.rmdir()
-
-
-def _command_line() -> list[str]:
-    return ["offsitectl", *sys.argv[1:]]

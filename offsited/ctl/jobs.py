@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from offsited import names
-from offsited.ctl import agent, meter, objects, words
+from offsited.core import words
+from offsited.ctl import agent, meter, objects
 from offsited.ctl.client import Client, NoAnswer, Request, option
 from offsited.ctl.follow import detail_of, follow, verdict
 from offsited.ctl.objects import JobEnd

@@ -5,8 +5,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
+from offsited.core import words
 from offsited.core.progress import Phase
-from offsited.ctl import words
 from offsited.ctl.follow import Meter
 from offsited.ctl.objects import Job
 from offsited.ctl.output import Output

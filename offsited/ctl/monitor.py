@@ -5,8 +5,9 @@ import time
 from collections.abc import Iterator
 
 from offsited import names
+from offsited.core import words
 from offsited.core.outcome import ADVICE, parse_reason
-from offsited.ctl import meter, objects, words
+from offsited.ctl import meter, objects
 from offsited.ctl.client import Client, Event, Presence, Signal
 from offsited.ctl.follow import outcome_of
 from offsited.ctl.jobs import summary, vault_path

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from offsited import names
+from offsited.core import words
 from offsited.core.progress import Phase
-from offsited.ctl import agent, jobs, objects, words
+from offsited.ctl import agent, jobs, objects
 from offsited.ctl.client import Client, NoSuchObject, Request
 from offsited.ctl.follow import detail_of, outcome_of
 from offsited.ctl.objects import Job, JobEnd

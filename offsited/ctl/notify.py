@@ -6,9 +6,8 @@ import os
 import subprocess
 from typing import Final
 
-from offsited.core import unit
+from offsited.core import unit, words
 from offsited.core.notice import UNSENT
-from offsited.ctl import words
 from offsited.ctl.output import Output
 from offsited.errors import AccessDenied, Exit, Failed
 from offsited.store import Store

@@ -10,7 +10,7 @@ from typing import IO, Final
 
 import click
 
-from offsited.ctl.words import printable
+from offsited.core.words import printable
 from offsited.errors import (
     AccessDenied,
     Busy,

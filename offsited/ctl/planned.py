@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a sync would do, and what a limit holds of it, in words."""
 
-from offsited.ctl import words
+from offsited.core import words
 from offsited.ctl.client import Client
 from offsited.ctl.follow import detail_of, verdict
 from offsited.ctl.objects import Held, JobEnd
@@ -25,13 +25,8 @@ def tell_dry_run(out: Output, client: Client, end: JobEnd) -> int:
 
 
 def held_in_words(held: Held) -> str:
-    """'31 deletions (2 MiB)', '12 changes (3 GiB)', or both."""
-    parts = [
-        f"{words.number(entries, noun)} ({words.size(size)})"
-        for entries, size, noun in ((held.deleted, held.deleted_bytes, "deletion"), (held.changed, held.changed_bytes, "change"))
-        if entries
-    ]
-    return " and ".join(parts)
+    """How much is held."""
+    return words.deletions_and_changes(held.deleted, held.deleted_bytes, held.changed, held.changed_bytes)
 
 
 def plan_in_words(end: JobEnd) -> str:

@@ -4,7 +4,8 @@
 import time
 
 from offsited import names
-from offsited.ctl import objects, words
+from offsited.core import words
+from offsited.ctl import objects
 from offsited.ctl.client import Client, Reply, Request
 from offsited.ctl.jobs import vault_path
 from offsited.ctl.objects import JobEnd, Vault

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from offsited import names
+from offsited.core import words
 from offsited.core.verification import Difference
-from offsited.ctl import agent, jobs, objects, words
+from offsited.ctl import agent, jobs, objects
 from offsited.ctl.client import Client, Request, option
 from offsited.ctl.output import Output
 from offsited.errors import Exit

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from offsited import names
+from offsited.store import write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -14,7 +15,7 @@ def show(locked: Sequence[str], file: Path = names.MOTD) -> None:
     """Given the vaults that are locked, tell logins of them. That it cannot be told is no reason to stop."""
     try:
         if locked:
-            _replace(file, text(locked))
+            write_whole(file, text(locked).encode(), 0o644)
         else:
             file.unlink(missing_ok=True)
     except OSError as error:
@@ -24,11 +25,3 @@ def show(locked: Sequence[str], file: Path = names.MOTD) -> None:
 def text(locked: Sequence[str]) -> str:
     """What is shown, with the one command to type. packaging/offsited-boot-hint says the same, before the daemon has started."""
     return f"offsited: locked until the passphrase is entered: {', '.join(locked)}. Type: sudo offsitectl unlock\n"
-
-
-def _replace(file: Path, content: str) -> None:
-    """Whoever logs in meanwhile sees the old or the new one."""
-    temporary = file.with_name(f".{file.name}")
-    temporary.write_text(content)
-    temporary.chmod(0o644)
-    temporary.replace(file)

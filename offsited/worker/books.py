@@ -15,6 +15,9 @@ from offsited.worker.confirmed import Confirmed, Standing
 from offsited.worker.ledger import Doubt, Ledger
 from offsited.worker.pending import PENDING_FILE, Pending
 
+Entering = Callable[[Path, Ledger], None]
+"""Given a target's directory and its ledger."""
+
 
 @dataclass(frozen=True)
 class Books:
@@ -48,8 +51,8 @@ class Books:
         """Whether everything must be compared because nothing is known of what the target has."""
         return self.doubtful and standing is not Standing.NOTHING
 
-    def enter(self, entering: Callable[[Path, Ledger], None]) -> None:
-        """Let `entering` tell the ledger, given the target's directory, what else is in doubt."""
+    def enter(self, entering: Entering) -> None:
+        """Let `entering` tell the ledger what else is in doubt."""
         with Ledger.opened(self.confirmed.manifest) as ledger:
             entering(self.confirmed.directory, ledger)
 

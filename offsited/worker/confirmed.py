@@ -141,6 +141,11 @@ class Confirmed:
             yield b""
 
     @property
+    def settled(self) -> bool:
+        """Whether nothing waits at the target that a limit held when everything was compared with it."""
+        return self.commit is None or self.commit.reconciled > 0
+
+    @property
     def dated(self) -> int:
         """Date of the snapshot confirmed last, 0 = none or undated."""
         return self.commit.snapshot_dated if self.commit else 0

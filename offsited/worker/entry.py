@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a changed entry has beyond its stat values: a link's target, chattr flags, holes. Read in the current directory, by name."""
+"""What a changed entry has beyond its stat values: a link's target, chattr flags, holes. Read in the current directory, by name.
+
+The flags are also set from here.
+"""
 
 import errno
 import fcntl
@@ -10,7 +13,8 @@ from typing import Final
 
 from offsited.core.manifest import HOLES_KEPT, Ranges
 
-FS_IOC_GETFLAGS: Final = 0x80086601
+_GETFLAGS: Final = 0x80086601
+_SETFLAGS: Final = 0x40086602
 """ioctl_iflags(2) on 64-bit machines."""
 LETTERS: Final = (
     (0x1, "s"), (0x2, "u"), (0x4, "c"), (0x8, "S"), (0x10, "i"), (0x20, "a"), (0x40, "d"), (0x80, "A"), (0x4000, "j"), (0x8000, "t"),
@@ -53,9 +57,24 @@ def flag_bits(letters: str) -> int:
     return sum(bit for bit, letter in LETTERS if letter in letters)
 
 
+def add_flags(descriptor: int, letters: str) -> None:
+    """Give an open entry flags, beside those that it has. Raise OSError."""
+    fcntl.ioctl(descriptor, _SETFLAGS, struct.pack("=q", _bits(descriptor) | flag_bits(letters)))
+
+
+def clear_flags(descriptor: int) -> None:
+    """Take all flags from an open entry. Raise OSError."""
+    fcntl.ioctl(descriptor, _SETFLAGS, struct.pack("=q", 0))
+
+
+def _bits(descriptor: int) -> int:
+    (bits,) = struct.unpack("=i", fcntl.ioctl(descriptor, _GETFLAGS, bytes(8))[:4])
+    return int(bits)
+
+
 def _flags(descriptor: int) -> str:
     try:
-        (bits,) = struct.unpack("=i", fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, bytes(8))[:4])
+        bits = _bits(descriptor)
     except OSError as error:
         if error.errno in {errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
             return ""

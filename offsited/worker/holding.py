@@ -9,6 +9,7 @@ What is held keeps the row that the target has, marked. With a file that must st
 that vanished is held with all that was in it, or goes with all of it.
 """
 
+import asyncio
 import hashlib
 import sqlite3
 from collections.abc import Iterator
@@ -21,12 +22,15 @@ from offsited.core.config import Limits
 from offsited.core.limits import Baseline, Count, Verdict, judge
 from offsited.core.outcome import Reason
 from offsited.core.plan import Change
-from offsited.core.record import Held
+from offsited.core.record import Held, Plan
 from offsited.errors import JobFailed
 from offsited.worker.columns import wide
 from offsited.worker.compare import recognise_renames
+from offsited.worker.job import Job
 from offsited.worker.links import part_kept_back, regroup
-from offsited.worker.pending import DELETES, REPLACES, WAS_DIRECTORY, Item, Pending
+from offsited.worker.pending import DELETES, REPLACES, WAS_DIRECTORY, Item, Pending, Totals
+from offsited.worker.proving import Proving
+from offsited.worker.snapshot import Snapshot
 from offsited.worker.there import There
 
 HELD_FILE: Final = "held.sqlite"
@@ -58,9 +62,8 @@ class Holding:
     known: bool = True
     """Whether it is known what the target holds."""
     verdict: Verdict = field(default_factory=Verdict)
-    held: Held = field(default_factory=Held)
-    """What is held, for the record."""
-    _changed: Count = _NOTHING
+    held: Held | None = None
+    """What waits for a person, for the record; None until it is settled."""
 
     def approve(self, plan: str) -> None:
         """Release what is held under an id. Raise JobFailed if that is something else by now, or nothing."""
@@ -71,15 +74,18 @@ class Holding:
         (self.directory / HELD_FILE).replace(self.directory / APPROVED_FILE)
 
     def settle(self, there: There | None = None) -> None:
-        """Hold what exceeds the limits, unless a person has approved all of it. Remember it for `approve`."""
+        """Hold what exceeds the limits, unless a person has approved all of it. Remember it for `approve`.
+
+        What a comparison with the target has held is not known without another one: then that goes on waiting, whatever the plan says.
+        """
         self.pending.begin()
         wanted = self._judge(there)
-        if wanted:
-            self._list(wanted, there)
-            if not self._is_approved():
-                self._hold(wanted, there)
-                self._list(self.verdict, there)
-                self._remember()
+        changed = self._list(wanted, there)
+        if wanted and not self._is_approved():
+            self._hold(wanted, there)
+            self._list(Verdict(deletions=self.verdict.deletions), there)
+        waiting = None if there else _compared(self.directory / HELD_FILE)
+        self.held = waiting or (self._remember(changed if wanted.changes else _NOTHING, there) if self.verdict else Held())
         self.pending.written()
 
     def exceeds_by_deletions(self) -> bool:
@@ -157,10 +163,10 @@ class Holding:
 
     # --- what a person approves ------------------------------------------------------------------------------------
 
-    def _list(self, verdict: Verdict, there: There | None) -> None:
+    def _list(self, verdict: Verdict, there: There | None) -> Count:
         """Enter what is to be held, so that another plan can be told from this one: a file that changed again is another change.
 
-        The first time it is listed before it is held, which makes it look unchanged; then what has to be held besides.
+        Changes are listed before they are held, for then they look like none. Return how many, with the bytes that they would replace.
         """
         database = self.pending.database
         database.execute(f"CREATE TABLE IF NOT EXISTS pending.held {_COLUMNS}")
@@ -169,12 +175,13 @@ class Holding:
             database.execute(f"{put} SELECT path, 'deleted', size, mtime FROM pending.changes c WHERE {DELETES} OR {_STAYS}")
             if there:
                 database.execute(f"{put} SELECT sealed, 'surplus', size, 0 FROM pending.surplus")
-        if verdict.changes and not self.verdict:
-            changed = ((row.path, "changed", row.size, wide(row.mtime)) for _, row in self.pending.select(REPLACES))
-            database.executemany(f"{put} VALUES (?, ?, ?, ?)", changed)
-            if there:
-                database.execute(f"{put} SELECT path, 'changed', size, mtime FROM pending.drift")
-            self._changed = _sum(self.pending.count_replaced(REPLACES), there.drift if there else _NOTHING)
+        if not verdict.changes:
+            return _NOTHING
+        changed = ((row.path, "changed", row.size, wide(row.mtime)) for _, row in self.pending.select(REPLACES))
+        database.executemany(f"{put} VALUES (?, ?, ?, ?)", changed)
+        if there:
+            database.execute(f"{put} SELECT path, 'changed', size, mtime FROM pending.drift")
+        return _sum(self.pending.count_replaced(REPLACES), there.drift if there else _NOTHING)
 
     def _is_approved(self) -> bool:
         """Whether a person has released all of it."""
@@ -188,25 +195,31 @@ class Holding:
             return False
         return bool(found[0])
 
-    def _remember(self) -> None:
-        """Keep what is held, under its id."""
+    def _remember(self, changed: Count, there: There | None) -> Held:
+        """Keep what is held, under its id, and whether a comparison with the target had a part in it."""
         database = self.pending.database
         digest = hashlib.sha256()
         for row in database.execute("SELECT * FROM pending.held ORDER BY path, why"):
             digest.update(repr(row).encode())
-        plan = digest.hexdigest()[:_ID_LENGTH]
-        (size,) = database.execute("SELECT coalesce(sum(size), 0) FROM pending.held WHERE why != 'changed'").fetchone()
-        (count,) = database.execute("SELECT count(*) FROM pending.held WHERE why != 'changed'").fetchone()
-        changed = self._changed if self.verdict.changes else _NOTHING
-        self.held = Held(plan=plan, deleted_entries=count, deleted_bytes=size, changed_entries=changed.entries, changed_bytes=changed.bytes)
+        taken = "SELECT count(*), coalesce(sum(size), 0) FROM pending.held WHERE why != 'changed'"
+        deleted = Count(*database.execute(taken).fetchone())
+        held = Held(
+            plan=digest.hexdigest()[:_ID_LENGTH],
+            deleted_entries=deleted.entries,
+            deleted_bytes=deleted.bytes,
+            changed_entries=changed.entries,
+            changed_bytes=changed.bytes,
+        )
+        compared = there is not None and there.surplus.entries + there.drift.entries > 0
         new = self.directory / f"{HELD_FILE}.new"
         new.unlink(missing_ok=True)
         with self._attached(new) as beside:
             beside.execute(f"CREATE TABLE beside.held {_COLUMNS}")
             beside.execute("INSERT INTO beside.held SELECT * FROM pending.held")
-            beside.execute("CREATE TABLE beside.plan (id TEXT)")
-            beside.execute("INSERT INTO beside.plan VALUES (?)", (plan,))
+            beside.execute("CREATE TABLE beside.plan (held TEXT NOT NULL, compared INTEGER NOT NULL)")
+            beside.execute("INSERT INTO beside.plan VALUES (?, ?)", (held.model_dump_json(), compared))
         new.replace(self.directory / HELD_FILE)
+        return held
 
     @contextmanager
     def _attached(self, file: Path) -> Iterator[sqlite3.Connection]:
@@ -222,16 +235,52 @@ class Holding:
             self.pending.begin()
 
 
+async def hold(job: Job, opened: Snapshot, holding: Holding, *, later: bool = False) -> None:
+    """Find out what only contents tell, note the plan, and hold what exceeds the limits; `later`: with what the target has, by `settle`."""
+    proving = Proving(holding.pending, opened.descriptor, job.report)
+    await proving.unproven()
+    if holding.exceeds_by_deletions():
+        await proving.renames()
+    job.report.note(plan=_sums(holding.pending.totals()))
+    if not later:
+        await asyncio.to_thread(holding.settle)
+
+
 def plan_of(file: Path) -> str:
     """The id of what a file of HELD_FILE's kind lists; "" = there is none, or it cannot be read."""
+    return _plan(file)[0].plan
+
+
+def _compared(file: Path) -> Held | None:
+    """What such a file lists, if a comparison with the target had a part in it."""
+    held, compared = _plan(file)
+    return held if compared else None
+
+
+def _plan(file: Path) -> tuple[Held, bool]:
     if not file.exists():
-        return ""
-    with closing(sqlite3.connect(file)) as database:
-        try:
-            found = database.execute("SELECT id FROM plan").fetchone()
-        except sqlite3.DatabaseError:
-            return ""
-    return str(found[0]) if found else ""
+        return Held(), False
+    try:
+        with closing(sqlite3.connect(file)) as database:
+            held, compared = database.execute("SELECT held, compared FROM plan").fetchone()
+            return Held.model_validate_json(held), bool(compared)
+    except (sqlite3.DatabaseError, TypeError, ValueError):
+        return Held(), False
+
+
+def _sums(totals: Totals) -> Plan:
+    return Plan(
+        added_entries=totals.added.entries,
+        added_bytes=totals.added.bytes,
+        replaced_entries=totals.changed.entries,
+        replaced_bytes=totals.changed.bytes,
+        deleted_entries=totals.deleted.entries,
+        deleted_bytes=totals.deleted.bytes,
+        renamed_entries=totals.renamed.entries,
+        renamed_bytes=totals.renamed.bytes,
+        attributes=totals.attributes,
+        unreadable=totals.unreadable,
+    )
 
 
 def _sum(one: Count, other: Count) -> Count:

@@ -99,6 +99,12 @@ class Ledger:
         finally:
             ledger.close()
 
+    @staticmethod
+    def remove(file: Path) -> None:
+        """Remove one, with what SQLite keeps beside it; there may be none."""
+        for part in file.parent.glob(f"{file.name}*"):
+            part.unlink()
+
     def close(self) -> None:
         self.database.close()
 

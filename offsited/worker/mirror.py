@@ -27,10 +27,10 @@ from offsited.worker.job import Job
 from offsited.worker.outgoing import Outgoing, sealed_from, travels
 from offsited.worker.pending import Item, Pending
 from offsited.worker.report import now
-from offsited.worker.sealed_paths import SealedPaths
+from offsited.worker.sealed_paths import SealedPaths, in_parts
 from offsited.worker.snapshot import Snapshot, check_finished
 from offsited.worker.target import Found, Target
-from offsited.worker.there import There, parts
+from offsited.worker.there import There
 from offsited.worker.transfer import TransferFailed, Transfers, patiently
 from offsited.worker.view import View, mounted, require
 
@@ -142,8 +142,8 @@ class Mirror:
             await self.transfers.run(listing, capabilities=self._place.capabilities, on_line=there.notice)
 
         await patiently(look)
-        if not self._seeding or not self.holding.known:
-            await asyncio.to_thread(self.holding.settle, there)
+        nobodys = self._seeding and self.holding.known
+        await asyncio.to_thread(self.holding.settle, None if nobodys else there)
 
     async def _own_paths(self, shown: _Shown) -> list[str]:
         """The encrypted paths at the target that stand for nothing in the snapshot, and belong there."""
@@ -275,7 +275,7 @@ class Mirror:
         """The encrypted paths of the plan's deletions: those that the view has not, and those that it has, because they are excluded."""
         doomed: set[str] = set()
         excluded: set[str] = set()
-        for items in parts(self.pending.deletions()):
+        for items in in_parts(self.pending.deletions()):
             paths = await shown.sealed.of([sealed_from(item.row.path) for item in items])
             for item, path in zip(items, paths, strict=True):
                 (excluded if self._is_there(item.row.path) else doomed).add(path)
@@ -432,6 +432,5 @@ def check_top(opened: Snapshot) -> None:
 
 def _with_companions(paths: Iterable[str]) -> Iterator[bytes]:
     for path in paths:
-        yield path.encode("utf-8", "surrogateescape")
-        if gocryptfs.has_long_name(path):
-            yield f"{path}.name".encode()
+        for one in (path, *gocryptfs.own_companions(path)):
+            yield one.encode("utf-8", "surrogateescape")

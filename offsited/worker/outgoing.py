@@ -112,10 +112,7 @@ def _lines(batch: Sequence[Item], paths: Sequence[str]) -> Iterator[str]:
     """Every path with the files of gocryptfs's own that belong to it alone."""
     for item, path in zip(batch, paths, strict=True):
         yield path
-        if gocryptfs.has_long_name(path):
-            yield f"{path}.name"
-        if item.row.kind == "d":
-            yield f"{path}/{names.DIRIV_FILE}"
+        yield from gocryptfs.own_companions(path, directory=item.row.kind == "d")
 
 
 class _Hashing:

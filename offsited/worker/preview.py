@@ -8,67 +8,35 @@ from collections.abc import Iterator
 from typing import Final
 
 from offsited import names
-from offsited.core.manifest import ManifestDamaged
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.plan import REPLACED, Change
-from offsited.core.record import Counts, Plan
+from offsited.core.record import Counts
 from offsited.errors import JobFailed
 from offsited.worker.books import Books
 from offsited.worker.compare import renamed
 from offsited.worker.confirmed import Confirmed
 from offsited.worker.destination import handed_over
-from offsited.worker.holding import Holding
+from offsited.worker.holding import Holding, hold
 from offsited.worker.job import DONE, Ending, Job
-from offsited.worker.pending import Item, Pending, Totals
-from offsited.worker.proving import Proving
+from offsited.worker.pending import Item, Pending
 from offsited.worker.snapshot import Snapshot
-from offsited.worker.surveying import survey
+from offsited.worker.surveying import surveyed
 
 _UNREAD: Final = "unreadable"
 
 
 async def preview(job: Job, opened: Snapshot, confirmed: Confirmed) -> Ending:
     """Make the plan, judge it, and write it to the descriptor that was handed over, if one was. Raise JobFailed."""
-    books = await asyncio.to_thread(Books.prepare, confirmed, confirmed)
-    try:
-        await survey(job, confirmed, thorough=False)
-    except ManifestDamaged:
-        books = await asyncio.to_thread(Books.anew, confirmed)
-        await survey(job, confirmed, thorough=False)
+    books = await surveyed(job, confirmed, await asyncio.to_thread(Books.prepare, confirmed, confirmed), thorough=lambda _books: False)
     with books.opened() as pending:
-        holding = Holding(pending, job.vault.limits, confirmed.directory, known=not books.doubtful)
+        holding = Holding(pending, job.vault.limits, confirmed.directory, known=not books.doubtful and confirmed.settled)
         await hold(job, opened, holding)
         counts = Counts(entries=int(pending.fact("entries")), bytes=int(pending.fact("size")))
         job.report.note(counts=counts, held=holding.held)
         descriptor = handed_over().get(names.DIFF_FD)
         if descriptor is not None:
             await asyncio.to_thread(_write, descriptor, pending)
-    return (Outcome.HELD, Reason.LIMIT_EXCEEDED) if holding.verdict else DONE
-
-
-async def hold(job: Job, opened: Snapshot, holding: Holding) -> None:
-    """Find out what only contents tell, note the plan, and hold what exceeds the limits."""
-    proving = Proving(holding.pending, opened.descriptor, job.report)
-    await proving.unproven()
-    if holding.exceeds_by_deletions():
-        await proving.renames()
-    job.report.note(plan=_sums(holding.pending.totals()))
-    await asyncio.to_thread(holding.settle)
-
-
-def _sums(totals: Totals) -> Plan:
-    return Plan(
-        added_entries=totals.added.entries,
-        added_bytes=totals.added.bytes,
-        replaced_entries=totals.changed.entries,
-        replaced_bytes=totals.changed.bytes,
-        deleted_entries=totals.deleted.entries,
-        deleted_bytes=totals.deleted.bytes,
-        renamed_entries=totals.renamed.entries,
-        renamed_bytes=totals.renamed.bytes,
-        attributes=totals.attributes,
-        unreadable=totals.unreadable,
-    )
+    return (Outcome.HELD, Reason.LIMIT_EXCEEDED) if holding.held and holding.held.plan else DONE
 
 
 def _write(descriptor: int, pending: Pending) -> None:

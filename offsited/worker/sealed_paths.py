@@ -6,11 +6,12 @@ answer and no error, so those take the way of worker.encrypted_names.
 """
 
 import asyncio
+import itertools
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from offsited.core.outcome import Reason
 from offsited.errors import JobFailed
@@ -20,8 +21,19 @@ from offsited.worker.job import Job
 _REQUEST_MAX: Final = 4900
 _ANSWER_WITHIN: Final = 60.0
 """Seconds for one answer."""
+_AT_ONCE: Final = 5000
 _SKELETON_MAX: Final = 2000
 """Paths of one skeleton: its directories lie in memory."""
+
+
+_Thing = TypeVar("_Thing")
+
+
+def in_parts(things: Iterable[_Thing]) -> Iterator[list[_Thing]]:
+    """Lists of as many as are asked about at once."""
+    left = iter(things)
+    while part := list(itertools.islice(left, _AT_ONCE)):
+        yield part
 
 
 class SealedPaths:

@@ -1,17 +1,39 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Running the survey (worker.survey) as the program of its own that it is."""
 
+import asyncio
 import os
+from collections.abc import Callable
 
 from offsited import names
 from offsited.core.manifest import ManifestDamaged
 from offsited.core.outcome import Reason
 from offsited.core.progress import Phase, Progress
 from offsited.errors import JobFailed
+from offsited.worker.books import Books, Entering
 from offsited.worker.confirmed import Confirmed
 from offsited.worker.job import Job
 from offsited.worker.process import Child
 from offsited.worker.survey import COMMAND, DAMAGED, UNREADABLE, Request, Told
+
+
+async def surveyed(
+    job: Job, confirmed: Confirmed, books: Books, *, thorough: Callable[[Books], bool], entering: Entering | None = None
+) -> Books:
+    """Survey against these books, or against new ones if the ledger turns out to be damaged; return those. Raise JobFailed.
+
+    `entering` tells each ledger first what else is in doubt.
+    """
+    if entering:
+        await asyncio.to_thread(books.enter, entering)
+    try:
+        await survey(job, confirmed, thorough=thorough(books))
+    except ManifestDamaged:
+        books = await asyncio.to_thread(Books.anew, confirmed)
+        if entering:
+            await asyncio.to_thread(books.enter, entering)
+        await survey(job, confirmed, thorough=thorough(books))
+    return books
 
 
 async def survey(job: Job, confirmed: Confirmed, *, thorough: bool) -> None:

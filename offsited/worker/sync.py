@@ -10,7 +10,6 @@ from typing import Final
 from offsited import names
 from offsited.core.commit import digest
 from offsited.core.gocryptfs import LONG_NAME
-from offsited.core.manifest import ManifestDamaged
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.paths import exclude_line
 from offsited.core.progress import Phase
@@ -21,14 +20,14 @@ from offsited.worker import mending, mounts, snapshot, target
 from offsited.worker.books import Books
 from offsited.worker.confirmed import Announced, Confirmed, Standing
 from offsited.worker.disk import Disk
-from offsited.worker.holding import Holding
+from offsited.worker.holding import Holding, hold
 from offsited.worker.job import DONE, Ending, Job
 from offsited.worker.mirror import CANARY, CANARY_BYTES, Mirror, check_top
-from offsited.worker.preview import hold, preview
+from offsited.worker.preview import preview
 from offsited.worker.reach import reach
 from offsited.worker.report import now
 from offsited.worker.snapshot import Snapshot
-from offsited.worker.surveying import survey
+from offsited.worker.surveying import surveyed
 from offsited.worker.target import Found, Target
 from offsited.worker.transfer import Transfers, patiently
 
@@ -96,15 +95,8 @@ class _Sync:
         asked = self._is_whole(confirmed, standing, found) or mending.asked(confirmed.directory).whole
         interrupted = confirmed.interrupted
         books = await asyncio.to_thread(Books.prepare, confirmed, before)
-        await asyncio.to_thread(books.enter, mending.enter)
+        books = await surveyed(self.job, confirmed, books, thorough=lambda books: asked or books.doubts(standing), entering=mending.enter)
         whole = asked or books.doubts(standing)
-        try:
-            await survey(self.job, confirmed, thorough=whole)
-        except ManifestDamaged:
-            books = await asyncio.to_thread(Books.anew, confirmed)
-            await asyncio.to_thread(books.enter, mending.enter)
-            whole = asked or books.doubts(standing)
-            await survey(self.job, confirmed, thorough=whole)
         check_top(self.opened)
         with books.opened() as pending:
             known = not books.doubtful and self._is_known(confirmed, standing)
@@ -137,16 +129,15 @@ class _Sync:
             return self._ending(mirror)
 
     async def _hold(self, mirror: Mirror) -> None:
-        """Hold what exceeds the limits. What a comparison with the target shows comes on top, before anything is changed there."""
+        """Hold what exceeds the limits; where everything is compared with the target, the mirror does so when it has seen that."""
         if self.job.options.approved:
             await asyncio.to_thread(mirror.holding.approve, self.job.options.approved)
-        await hold(self.job, self.opened, mirror.holding)
+        await hold(self.job, self.opened, mirror.holding, later=mirror.whole)
 
     def _is_known(self, confirmed: Confirmed, standing: Standing) -> bool:
-        """Whether what lies at the target is what our last commit says, and nothing that was held in a comparison with it waits there."""
-        if confirmed.commit is None:
-            return not self.job.options.adopt
-        return standing is not Standing.UNKNOWN and confirmed.commit.reconciled > 0
+        """Whether what lies at the target is what our last commit says."""
+        adopting = self.job.options.adopt and confirmed.commit is None
+        return confirmed.settled and standing is not Standing.UNKNOWN and not adopting
 
     async def _look(self, confirmed: Confirmed, announced: Announced | None) -> Found:
         """One round trip: whose the target is, and what lies there of ours."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The daemon is killed again and again, at any moment of its life, idle and in a job: vaults stay unlocked, no job is lost.
 
-OFFSITED_KILLS=100 kills it that often in each of the two, instead of 5 times.
+OFFSITED_KILLS=100 kills it that often in each of the two, instead of 5 times; OFFSITED_SEED repeats the times between.
 """
 
 import os
@@ -22,6 +22,7 @@ from .machine import PATIENCE, must, shown
 from .vaults import BULK, OnDisk
 
 KILLS = int(os.environ.get("OFFSITED_KILLS", "5"))
+SEED = int(os.environ.get("OFFSITED_SEED", str(random.SystemRandom().randrange(10**6))))
 LONGEST = 0.6
 """Seconds between two kills at most: as long as a start takes, and a bit, so that starts are hit too."""
 
@@ -29,9 +30,8 @@ LONGEST = 0.6
 @pytest.fixture(autouse=True)
 def moments() -> random.Random:
     """When to kill: other moments in each run; the seed is printed with a failure."""
-    seed = random.randrange(1 << 32)  # noqa: S311 - moments, no secrets
-    print(f"seed {seed}")
-    return random.Random(seed)  # noqa: S311
+    print(f"OFFSITED_SEED={SEED} OFFSITED_KILLS={KILLS}")
+    return random.Random(SEED)  # noqa: S311 - moments, no secrets
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from offsited import errors, names
 from offsited.core.unit import NOTIFIER, NOTIFYING, as_settings
+from offsited.notices.__main__ import NOT_ALL
 
 ROOT = Path(__file__).resolve().parents[2]
 XML = ROOT / "dbus" / "org.offsited.Offsite1.xml"
@@ -179,6 +180,7 @@ def test_the_watch_runs_as_notices_of_jobs_do() -> None:
     service = unit(names.WATCH_SERVICE)["Service"]
     wanted = [setting for setting in as_settings(NOTIFYING) if not setting.startswith("CollectMode=")]
     assert set(wanted) <= {f"{key}={value}" for key, value in service}
+    assert [value for key, value in service if key == "SuccessExitStatus"] == [str(NOT_ALL)], "a program that broke is no success"
     assert (ROOT / "units" / names.WATCH_TIMER).exists()
 
 

@@ -186,3 +186,17 @@ def test_what_is_kept_for_a_name_proves_itself() -> None:
     digest = "XohImNooBHFR0OVvjcYpJ3NgPQ1qq73WKhHvch0VQtg"  # of the word password
     assert gocryptfs.is_companion_right(f"abc/gocryptfs.longname.{digest}.name", b"password")
     assert not gocryptfs.is_companion_right(f"abc/gocryptfs.longname.{digest}.name", b"Password")
+
+
+@pytest.mark.parametrize(
+    ("path", "directory", "found"),
+    [
+        ("a/b", False, ()),
+        ("a/b", True, ("a/b/gocryptfs.diriv",)),
+        ("a/gocryptfs.longname.x", False, ("a/gocryptfs.longname.x.name",)),
+        ("gocryptfs.longname.x/b", False, ()),
+        ("gocryptfs.longname.x", True, ("gocryptfs.longname.x.name", "gocryptfs.longname.x/gocryptfs.diriv")),
+    ],
+)
+def test_what_belongs_to_a_path_alone(path: str, directory: bool, found: tuple[str, ...]) -> None:  # noqa: FBT001
+    assert gocryptfs.own_companions(path, directory=directory) == found

@@ -75,7 +75,7 @@ def test_a_line_excludes_its_path_as_git_reads_it(parts: list[bytes]) -> None:
     assert excluded is not None
     assert excluded(path, is_directory=False)
     assert excluded(path, is_directory=True)
-    assert not excluded(b"d/" + path, is_directory=False)
+    assert not excluded(b"elsewhere/" + path, is_directory=False)
     assert not excluded(b"other" + path, is_directory=False)
 
 

@@ -9,7 +9,7 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -159,27 +159,34 @@ def check(bench: Bench, top: Path) -> None:
     assert remote_groups(bench.remote) == {group for group in groups_on_disk(top) if not group & carried}
 
 
-def live(directory: Path, seed: int, days: int) -> Bench:
-    """Some days; a third of the runs are cut off at a random point and followed by the next day's snapshot."""
-    chance = random.Random(seed)  # noqa: S311
-    (directory / "state").mkdir()
-    bench = Bench(directory / "state")
+def passing(directory: Path, seed: int, days: int) -> Iterator[tuple[random.Random, Path]]:
+    """Some days' snapshots, each with the chance that made it. Those before may be gone."""
+    chance = random.Random(seed)  # noqa: S311 - the same days again for the same seed
     top = directory / "0"
     top.mkdir()
-    for number in range(1, days + 1):
+    for number in range(days):
+        if number:
+            new = directory / str(number)
+            snapshot_of(top, new)
+            if chance.random() < 0.7:
+                shutil.rmtree(top)
+            top = new
         day = Day(top, chance)
         for _ in range(chance.randrange(8)):
             day.change()
+        yield chance, top
+
+
+def live(directory: Path, seed: int, days: int) -> Bench:
+    """Some days; a third of the runs are cut off at a random point and followed by the next day's snapshot."""
+    (directory / "state").mkdir()
+    bench = Bench(directory / "state")
+    for chance, top in passing(directory, seed, days):
         if chance.random() < 1 / 3:
             bench.sync(top, cut=chance.randrange(12))
         if not bench.in_doubt() or chance.random() < 0.5:
             bench.sync(top, thorough=chance.random() < 0.2)
             check(bench, top)
-        new = directory / str(number)
-        snapshot_of(top, new)
-        if chance.random() < 0.7:
-            shutil.rmtree(top)
-        top = new
     bench.sync(top)
     check(bench, top)
     return bench

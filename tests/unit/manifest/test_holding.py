@@ -3,10 +3,8 @@
 
 import hashlib
 import os
-import random
 import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from offsited.core.config import Limits
+from offsited.core.limits import entries_allowed
+from offsited.core.manifest import Row
 from offsited.core.outcome import Reason
 from offsited.core.plan import REPLACED, Change
 from offsited.errors import JobFailed
@@ -21,7 +21,7 @@ from offsited.worker.holding import APPROVED_FILE, HELD_FILE, plan_of
 from offsited.worker.ledger import LEDGER_FILE, Ledger
 from offsited.worker.pending import Item
 
-from .test_days import Day, check, snapshot_of
+from .test_days import check, passing
 from .workshop import UNLIMITED, Bench, Node, groups, remote_groups
 
 STRICT = Limits(max_delete=0, max_change=0)
@@ -73,17 +73,14 @@ def holds_what_it_says(bench: Bench) -> None:
     assert found >= {group for group in groups(known) if len(group) > 1}
 
 
-def counted(plan: Iterable[Item], old: dict[bytes, Node]) -> tuple[set[bytes], set[bytes]]:
+def counted(plan: dict[bytes, Item], before: dict[bytes, Row]) -> tuple[set[bytes], set[bytes]]:
     """Paths that a plan takes away or replaces, by the definition in words."""
-    items = list(plan)
-    gone = {item.row.path for item in items if item.change & Change.GONE and item.row.kind != "d"}
-    gone -= {item.row.path for item in items if item.change & (Change.RENAMED | Change.NEW | Change.UNREADABLE)}
-    replaced = {
-        item.row.path
-        for item in items
-        if item.change & REPLACED and not item.change & (Change.NEW | Change.GONE | Change.UNREADABLE) and item.row.path in old
+    unmoved = ~(Change.RENAMED | Change.NEW | Change.UNREADABLE)
+    gone = {path for path, (change, row) in plan.items() if change & Change.GONE and change == change & unmoved and row.kind != "d"}
+    replacing = {
+        path for path, (change, _) in plan.items() if change & REPLACED and not change & (Change.NEW | Change.GONE | Change.UNREADABLE)
     }
-    return gone, {path for path in replaced if old[path].kind != "d"}
+    return gone, {path for path in replacing if before[path].kind != "d"}
 
 
 def held(plan: dict[bytes, Item]) -> set[bytes]:
@@ -99,11 +96,11 @@ def test_above_the_limit_deletions_are_held_and_additions_flow(top: Path, bench:
     (top / "new").write_text("new")
     plan = bench.sync(top, limits=Limits())
     assert held(plan) == {os.fsencode(path.name) for path in old[:21]}
-    assert bench.holding.held.deleted_entries == 21
+    assert bench.held.deleted_entries == 21
     assert bench.remote.nodes[b"f050"].content == b"changed"
     assert bench.remote.nodes[b"new"].content == b"new"
     holds_what_it_says(bench)
-    bench.sync(top, limits=Limits(), approved=bench.holding.held.plan)
+    bench.sync(top, limits=Limits(), approved=bench.held.plan)
     check(bench, top)
     assert not (bench.directory / HELD_FILE).exists()
     assert not (bench.directory / APPROVED_FILE).exists()
@@ -129,12 +126,12 @@ def test_changes_are_held_apart_from_deletions(top: Path, bench: Bench) -> None:
     old[99].unlink()
     plan = bench.sync(top, limits=Limits())
     assert held(plan) == {os.fsencode(path.name) for path in old[:61]}
-    assert bench.holding.held.changed_entries == 61
+    assert bench.held.changed_entries == 61
     assert b"f099" not in bench.remote.nodes
     holds_what_it_says(bench)
     again = bench.sync(top, limits=Limits())
     assert held(again) == held(plan)
-    assert bench.holding.held.plan == plan_of(bench.directory / HELD_FILE)
+    assert bench.held.plan == plan_of(bench.directory / HELD_FILE)
 
 
 def test_a_directory_that_vanished_stays_whole_or_goes_whole(top: Path, bench: Bench) -> None:
@@ -145,11 +142,11 @@ def test_a_directory_that_vanished_stays_whole_or_goes_whole(top: Path, bench: B
     (top / "gone" / "moved").rename(top / "moved")
     shutil.rmtree(top / "gone")
     plan = bench.sync(top, limits=Limits())
-    assert bench.holding.held.deleted_entries == 30, "the one that was moved stays where it was until the others may go"
+    assert bench.held.deleted_entries == 30, "the one that was moved stays where it was until the others may go"
     assert held(plan) >= {b"gone", b"gone/f001", b"gone/moved"}
     assert bench.remote.nodes[b"moved"].content == bench.remote.nodes[b"gone/moved"].content
     holds_what_it_says(bench)
-    bench.sync(top, limits=Limits(), approved=bench.holding.held.plan)
+    bench.sync(top, limits=Limits(), approved=bench.held.plan)
     check(bench, top)
 
 
@@ -161,7 +158,7 @@ def test_a_directory_that_became_a_file_stays_one_while_its_files_are_held(top: 
     plan = bench.sync(top, limits=Limits())
     assert held(plan) >= {b"d", b"d/f000"}
     holds_what_it_says(bench)
-    bench.sync(top, limits=Limits(), approved=bench.holding.held.plan)
+    bench.sync(top, limits=Limits(), approved=bench.held.plan)
     check(bench, top)
 
 
@@ -175,7 +172,7 @@ def test_nothing_arrives_below_what_must_stay_a_file(top: Path, bench: Bench) ->
     plan = bench.sync(top, limits=STRICT)
     assert held(plan) >= {b"f000", b"f000/inside"}
     holds_what_it_says(bench)
-    bench.sync(top, limits=STRICT, approved=bench.holding.held.plan)
+    bench.sync(top, limits=STRICT, approved=bench.held.plan)
     check(bench, top)
 
 
@@ -198,7 +195,7 @@ def test_to_take_the_place_of_a_file_is_no_rename(top: Path, bench: Bench) -> No
     for one, other in zip(old[:20], old[20:], strict=True):
         one.rename(other)
     bench.sync(top, limits=Limits())
-    assert bench.holding.held.deleted_entries == 20
+    assert bench.held.deleted_entries == 20
     holds_what_it_says(bench)
 
 
@@ -221,7 +218,7 @@ def test_a_name_that_is_held_leaves_its_group_when_the_others_change(top: Path, 
         (top / name).unlink()
     (top / "a").chmod(0o600)
     bench.sync(top, limits=STRICT)
-    assert bench.holding.held.deleted_entries == 2
+    assert bench.held.deleted_entries == 2
     assert bench.remote.nodes[b"c"].mode != bench.remote.nodes[b"a"].mode
     assert remote_groups(bench.remote) == {frozenset((b"a", b"b")), frozenset((b"c", b"d"))} == groups(bench.rows())
     holds_what_it_says(bench)
@@ -238,7 +235,7 @@ def waiting(top: Path, bench: Bench) -> str:
     for path in old[:30]:
         path.unlink()
     bench.sync(top, limits=Limits())
-    return bench.holding.held.plan
+    return bench.held.plan
 
 
 def test_what_was_approved_covers_a_smaller_plan_after_a_run_that_failed(top: Path, bench: Bench, waiting: str) -> None:
@@ -253,8 +250,8 @@ def test_a_larger_plan_asks_again(top: Path, bench: Bench, waiting: str) -> None
     bench.sync(top, limits=Limits(), approved=waiting, cut=3)
     (top / "f050").unlink()
     plan = bench.sync(top, limits=Limits())
-    assert bench.holding.held.deleted_entries == 31
-    assert bench.holding.held.plan != waiting
+    assert bench.held.deleted_entries == 31
+    assert bench.held.plan != waiting
     assert len(held(plan)) == 31
     holds_what_it_says(bench)
 
@@ -264,7 +261,7 @@ def test_another_plan_of_the_same_size_asks_again(top: Path, bench: Bench, waiti
     (top / "f000").write_text("x f000")
     (top / "f050").unlink()
     bench.sync(top, limits=Limits())
-    assert bench.holding.held.deleted_entries == 30
+    assert bench.held.deleted_entries == 30
     holds_what_it_says(bench)
 
 
@@ -274,10 +271,10 @@ def test_another_content_of_the_same_file_asks_again(top: Path, bench: Bench) ->
     for path in old:
         path.write_text("changed")
     bench.sync(top, limits=Limits())
-    bench.sync(top, limits=Limits(), approved=bench.holding.held.plan, cut=0)
+    bench.sync(top, limits=Limits(), approved=bench.held.plan, cut=0)
     old[7].write_text("changed once more")
     bench.sync(top, limits=Limits())
-    assert bench.holding.held.changed_entries == 30
+    assert bench.held.changed_entries == 30
 
 
 def test_an_approval_ends_with_the_sync_that_used_it(top: Path, bench: Bench, waiting: str) -> None:
@@ -287,7 +284,7 @@ def test_an_approval_ends_with_the_sync_that_used_it(top: Path, bench: Bench, wa
     for path in files(top, 30):
         path.unlink()
     bench.sync(top, limits=Limits())
-    assert bench.holding.held.deleted_entries == 30
+    assert bench.held.deleted_entries == 30
 
 
 @pytest.mark.parametrize("plan", ["", "0123456789ab"])
@@ -296,7 +293,7 @@ def test_what_is_not_held_cannot_be_approved(top: Path, bench: Bench, waiting: s
         bench.holding.approve(plan)
     assert refused.value.reason == Reason.PLAN_REPLACED
     bench.sync(top, limits=Limits())
-    assert bench.holding.held.plan == waiting
+    assert bench.held.plan == waiting
 
 
 def test_approved_twice_is_refused(top: Path, bench: Bench, waiting: str) -> None:
@@ -309,7 +306,7 @@ def test_approved_twice_is_refused(top: Path, bench: Bench, waiting: str) -> Non
 def test_a_damaged_approval_approves_nothing(top: Path, bench: Bench, waiting: str, content: bytes) -> None:
     (bench.directory / APPROVED_FILE).write_bytes(content)
     bench.sync(top, limits=Limits())
-    assert bench.holding.held.plan == waiting
+    assert bench.held.plan == waiting
 
 
 # --- whatever happens ----------------------------------------------------------------------------------------------
@@ -317,15 +314,9 @@ def test_a_damaged_approval_approves_nothing(top: Path, bench: Bench, waiting: s
 
 def live(directory: Path, seed: int, days: int) -> None:
     """Some days with limits as they come. A third of the runs are cut off, some held sets are approved, some change meanwhile."""
-    chance = random.Random(seed)  # noqa: S311
     (directory / "state").mkdir()
     bench = Bench(directory / "state")
-    top = directory / "0"
-    top.mkdir()
-    for number in range(1, days + 1):
-        day = Day(top, chance)
-        for _ in range(chance.randrange(8)):
-            day.change()
+    for chance, top in passing(directory, seed, days):
         limits = chance.choice(CHOICES)
         old, before = dict(bench.remote.nodes), bench.rows()
         doubtful = bench.in_doubt()
@@ -335,31 +326,25 @@ def live(directory: Path, seed: int, days: int) -> None:
             plan = bench.sync(top, limits=limits)
             holds_what_it_says(bench)
             if not doubtful:
-                _is_exact(plan, old, bench, limits, len([row for row in before.values() if row.kind != "d"]))
+                _is_exact(bench, plan, limits, before, old)
             if bench.holding.verdict and chance.random() < 0.5:
-                bench.sync(top, limits=limits, approved=bench.holding.held.plan)
+                bench.sync(top, limits=limits, approved=bench.held.plan)
                 check(bench, top)
-        new = directory / str(number)
-        snapshot_of(top, new)
-        top = new
     bench.sync(top, limits=UNLIMITED)
     check(bench, top)
 
 
-def _is_exact(plan: dict[bytes, Item], old: dict[bytes, Node], bench: Bench, limits: Limits, files: int) -> None:
-    """What is held is what exceeds, and what has to stay with it; everything else is at the target as the snapshot has it."""
+def _is_exact(bench: Bench, plan: dict[bytes, Item], limits: Limits, before: dict[bytes, Row], old: dict[bytes, Node]) -> None:
+    """What is held is what exceeds, and what has to stay with it; that is at the target as it was."""
     verdict = bench.holding.verdict
-    gone, replaced = counted(plan.values(), old)
-    if not verdict:
-        assert held(plan) == set()
-        return
-    if verdict.deletions:
-        assert gone <= held(plan)
-        assert all(bench.remote.nodes[path].content == old[path].content for path in gone if not bench.rows()[path].carried)
-    elif limits.max_delete == "100%":
-        assert not any(item.change & Change.GONE and item.row.kind != "d" for path, item in plan.items() if path in held(plan) - replaced)
-    if not verdict.changes:
-        assert not any(item.change & Change.CONTENT and not item.change & Change.KIND for path, item in plan.items() if path in held(plan))
+    gone, replaced = counted(plan, before)
+    files = sum(row.kind != "d" for row in before.values())
+    assert verdict.deletions == (len(gone) > entries_allowed(limits.max_delete, files))
+    assert verdict.changes == (len(replaced) > entries_allowed(limits.max_change, files))
+    wanted = (gone if verdict.deletions else set()) | (replaced if verdict.changes else set())
+    assert wanted <= held(plan)
+    assert verdict or held(plan) == set()
+    assert all(bench.remote.nodes[path].content == old[path].content for path in wanted if path in old)
 
 
 @settings(max_examples=int(os.environ.get("OFFSITED_DAYS", "40")), deadline=None, suppress_health_check=list(HealthCheck))

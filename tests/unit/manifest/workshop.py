@@ -14,6 +14,7 @@ import offsited
 from offsited.core.config import Limits
 from offsited.core.manifest import Header, Row, SegmentFile
 from offsited.core.plan import Change
+from offsited.core.record import Held
 from offsited.worker import segments, survey
 from offsited.worker.compare import recognise_renames
 from offsited.worker.holding import Holding
@@ -106,6 +107,12 @@ class Bench:
     told: list[Told] = field(default_factory=list)
     holding: Holding = field(init=False)
     """Of the last sync."""
+
+    @property
+    def held(self) -> Held:
+        """What the last sync held."""
+        assert self.holding.held is not None
+        return self.holding.held
 
     def survey(self, top: Path, exclude: tuple[str, ...] = (), *, thorough: bool = False, processes: int = 1) -> Told:
         self.told.clear()

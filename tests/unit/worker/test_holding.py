@@ -23,8 +23,8 @@ def many(machine: Machine) -> Path:
     return first
 
 
-def test_what_lies_at_the_target_beside_the_snapshot_counts(machine: Machine, many: Path) -> None:
-    """The target was rolled back to a day when it had much that is gone since."""
+def rolled_back(machine: Machine, many: Path, *, gone: int) -> Path:
+    """The target is as it was when there were forty files; eight are gone since then, and `gone` more today. Return the snapshot."""
     with machine.disk() as directory:
         shutil.copytree(directory, machine.top / "that-day", symlinks=True)
     second = machine.copy(many, "2026-11-24")
@@ -32,11 +32,17 @@ def test_what_lies_at_the_target_beside_the_snapshot_counts(machine: Machine, ma
         (second / f"file-{number:02}").unlink()
     done(machine.sync())
     third = machine.copy(second, "2026-11-25")
-    for number in range(8, 11):
+    for number in range(8, 8 + gone):
         (third / f"file-{number:02}").unlink()
     with machine.disk() as directory:
         shutil.rmtree(directory)
         shutil.copytree(machine.top / "that-day", directory, symlinks=True)
+    return third
+
+
+def test_what_lies_at_the_target_beside_the_snapshot_counts(machine: Machine, many: Path) -> None:
+    """The target was rolled back to a day when it had much that is gone since."""
+    third = rolled_back(machine, many, gone=3)
     record = machine.sync()
     assert record.held is not None
     assert record.held.deleted_entries == 11
@@ -47,6 +53,32 @@ def test_what_lies_at_the_target_beside_the_snapshot_counts(machine: Machine, ma
     done(machine.approve(again))
     holds(machine, third)
     done(machine.sync())
+
+
+def test_a_dry_run_leaves_what_only_a_comparison_has_seen_waiting(machine: Machine, many: Path) -> None:
+    """It is the first thing that a person is told to do, and it cannot see the target."""
+    third = rolled_back(machine, many, gone=3)
+    record = machine.sync()
+    looked = machine.sync(dry_run=True)
+    assert (looked.outcome, looked.held) == (Outcome.HELD, record.held)
+    done(machine.approve(looked))
+    holds(machine, third)
+    assert machine.sync(dry_run=True).outcome == Outcome.DONE
+
+
+def test_one_approval_is_for_the_plan_and_for_what_the_target_has_beside_it(machine: Machine, many: Path) -> None:
+    third = rolled_back(machine, many, gone=12)
+    record = machine.sync()
+    assert record.held is not None
+    assert record.held.deleted_entries == 20
+    done(machine.approve(record))
+    holds(machine, third)
+
+
+def test_a_job_that_did_not_come_to_its_limits_says_nothing_of_them(machine: Machine, many: Path) -> None:
+    """What an earlier one has held goes on waiting."""
+    machine.tool("gocryptfs", "exit 1")
+    assert machine.sync(reconcile=True).held is None
 
 
 def test_other_contents_at_the_target_count_as_changes(machine: Machine, many: Path) -> None:

@@ -15,7 +15,7 @@ from offsited.core.manifest import Row
 from offsited.core.outcome import Reason
 from offsited.core.plan import Change
 from offsited.errors import JobFailed
-from offsited.worker import outgoing, rebuilding, writing
+from offsited.worker import fetching, outgoing, writing
 from offsited.worker.pending import Item
 
 NEVER = threading.Event()
@@ -45,13 +45,10 @@ def test_a_group_is_never_cut(sizes: list[int], limit: int) -> None:
 
 
 @given(st.lists(st.integers(0, 20), max_size=30))
-def test_parts_of_a_restore_are_bounded(sizes: list[int]) -> None:
+def test_parts_to_be_fetched_are_bounded(sizes: list[int]) -> None:
     """In entries, and in bytes but for a single larger file."""
     rows = [Row(b"%d" % number, "f", 0o600, size=size) for number, size in enumerate(sizes)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rebuilding, "PART_ENTRIES", 4)
-        patch.setattr(rebuilding, "PART_BYTES", 10)
-        found = list(rebuilding.parts(iter(rows)))
+    found = list(fetching.parts(rows, 4, lambda: 10))
     assert [row for part in found for row in part] == rows
     assert all(part for part in found)
     assert all(len(part) <= 4 and (sum(row.size for row in part) <= 10 or len(part) == 1) for part in found)
