@@ -63,12 +63,16 @@ def confined(setpriv: str, capabilities: tuple[str, ...], command: list[str]) ->
     return [setpriv, f"--bounding-set=-all{kept}", "--inh-caps=-all", "--ambient-caps=-all", "--no-new-privs", "--", *command]
 
 
-def send_listed(tool: str, view: Path, place: Place, paths: Path, *, again: bool = False, force: bool = False) -> list[str]:
+def send_listed(
+    tool: str, view: Path, place: Place, paths: Path, *, again: bool = False, force: bool = False, below: bool = False
+) -> list[str]:
     """Send the paths of a NUL-separated list, and nothing below them. Deletes nothing.
 
-    `again`: also what has the same size and time there; `force`: each in place of a directory with all below it, if there is one.
+    `again`: also what has the same size and time there; `force`: each in place of a directory with all below it, if there is one;
+    `below`: with all that is below them.
     """
-    extra = (*(("--ignore-times",) if again else ()), *(("--force",) if force else ()))
+    chosen = {"--ignore-times": again, "--force": force, "--recursive": below}
+    extra = [option for option, wanted in chosen.items() if wanted]
     return [tool, *_LISTED, f"--files-from={paths}", *extra, *_writing(view, place)]
 
 

@@ -5,9 +5,12 @@ import errno
 import hashlib
 import os
 import threading
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, Self
 
 from offsited.core.manifest import Row
+from offsited.core.outcome import Reason
+from offsited.errors import JobFailed
 from offsited.worker.mounts import open_deep
 
 _FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
@@ -21,12 +24,57 @@ def sha256(top: int, row: Row, stop: threading.Event = _NEVER) -> bytes:
 
     Raise OSError if it cannot be read: ESTALE if it is another file than the row's, before or after it was read; ECANCELED after `stop`.
     """
-    descriptor = open_deep(top, os.fsdecode(row.path), _FLAGS)
+    with _Directory(top) as directory:
+        return _sha256(directory, row, stop)
+
+
+def hash_files(top: int, rows: Iterable[Row], stop: threading.Event = _NEVER) -> Iterator[tuple[Row, bytes]]:
+    """Yield the hash of each file. Raise JobFailed if one is no longer the one that its row is of, or cannot be read."""
+    with _Directory(top) as directory:
+        for row in rows:
+            try:
+                yield row, _sha256(directory, row, stop)
+            except OSError as error:
+                reason = Reason.SNAPSHOT_UNREADABLE if error.errno == errno.EIO else Reason.SNAPSHOT_CHANGED
+                raise JobFailed(reason, f"{os.fsdecode(row.path)}: {error.strerror}") from error
+
+
+class _Directory:
+    """Opens files of a tree; those of one directory after each other at little cost."""
+
+    def __init__(self, top: int) -> None:
+        self._top = top
+        self._path = b""
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def open(self, path: bytes) -> int:
+        directory, _, name = path.rpartition(b"/")
+        if not directory:
+            return os.open(name, _FLAGS | os.O_CLOEXEC, dir_fd=self._top)
+        if directory != self._path or self._descriptor < 0:
+            opened = open_deep(self._top, os.fsdecode(directory), os.O_PATH | os.O_DIRECTORY)
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+            self._path, self._descriptor = directory, opened
+        return os.open(name, _FLAGS | os.O_CLOEXEC, dir_fd=self._descriptor)
+
+
+def _sha256(directory: _Directory, row: Row, stop: threading.Event) -> bytes:
+    descriptor = directory.open(row.path)
     try:
         _require(row, os.fstat(descriptor))
         digest = hashlib.sha256()
-        while piece := os.read(descriptor, _PIECE):
+        left = row.size
+        while left and (piece := os.read(descriptor, min(left, _PIECE))):
             digest.update(piece)
+            left -= len(piece)
             if stop.is_set():
                 raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
         _require(row, os.fstat(descriptor))

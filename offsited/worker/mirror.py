@@ -24,11 +24,12 @@ from offsited.worker import mounts, segments, target
 from offsited.worker.confirmed import COMMIT_FILE, INTENT_FILE, PREVIOUS_FILE, Announced, Confirmed, Standing
 from offsited.worker.holding import Holding
 from offsited.worker.job import Job
-from offsited.worker.outgoing import Outgoing, sealed_from, travels
+from offsited.worker.outgoing import BATCH, Outgoing, sealed_from, travels
 from offsited.worker.pending import Item, Pending
 from offsited.worker.report import now
 from offsited.worker.sealed_paths import SealedPaths, in_parts
 from offsited.worker.snapshot import Snapshot, check_finished
+from offsited.worker.subtrees import divide
 from offsited.worker.target import Found, Target
 from offsited.worker.there import There
 from offsited.worker.transfer import TransferFailed, Transfers, patiently
@@ -192,7 +193,13 @@ class Mirror:
         await self._top(shown)
         await outgoing.send(([item] for item in self.pending.again()), again=True)
         await outgoing.send(self._groups())
-        await outgoing.send([item] for item in self.pending.ungrouped())
+        if self._seeding and not self.whole:
+            division = await asyncio.to_thread(divide, self.pending, BATCH)
+            await outgoing.send([item] for item in self.pending.told_in(division.told))
+            for lot in division.lots:
+                await outgoing.send_trees(lot)
+        else:
+            await outgoing.send([item] for item in self.pending.ungrouped())
         if self.whole and not self._seeding:
             await outgoing.send([item] for item in self._unchanged())
         return outgoing.postponed

@@ -1,34 +1,25 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sending entries of the plan by list, in batches, and hashing their content while it is in the page cache.
+"""Sending entries of the plan, by list or by whole subtrees, in transfers of bounded size, and hashing their content meanwhile."""
 
-rsync names a file before it reads it (rsync(1), --out-format). The hash of it is taken from then on beside rsync, from the snapshot
-itself: whoever of the two comes second reads from memory.
-"""
-
-import asyncio
-import errno
-import os
-import threading
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from offsited import names
 from offsited.core import gocryptfs, rsync, rsync_output
-from offsited.core.manifest import Row
-from offsited.core.outcome import Reason
-from offsited.core.plan import KEPT_BACK, REPLACED, SENT
+from offsited.core.manifest import parent
+from offsited.core.plan import KEPT_BACK, SENT
 from offsited.core.progress import Progress
-from offsited.core.rsync_output import Item as Line
-from offsited.errors import JobFailed
-from offsited.worker import hashing
+from offsited.worker.hashing_beside import HashingBeside, is_new_content
 from offsited.worker.pending import Item, Pending
 from offsited.worker.sealed_paths import SealedPaths
 from offsited.worker.transfer import TransferFailed, Transfers, patiently
 
 BATCH: Final = 20_000
 """Entries of one rsync. A hard-link group is never cut."""
+_AT_ONCE: Final = 64 << 20
+"""Bytes that are surely still in the page cache when rsync, or the hashing beside it, comes to them."""
 
 
 @dataclass
@@ -56,15 +47,12 @@ class Outgoing:
     async def _send(self, batch: Sequence[Item], *, again: bool, force: bool) -> None:
         paths = await self.sealed.of([sealed_from(item.row.path) for item in batch])
         listed = self.transfers.list_file(line.encode() for line in _lines(batch, paths))
-        hashing = _Hashing(self.pending, self.snapshot, dict(zip((path.encode() for path in paths), batch, strict=True)))
+        hashing = HashingBeside(self.pending, self.snapshot, files=dict(zip((path.encode() for path in paths), batch, strict=True)))
         command = rsync.send_listed(self.tool, self.view, self.place, listed, again=again, force=force)
-        start = self.progress
 
         async def transfer() -> None:
             try:
-                await patiently(
-                    lambda: self.transfers.counted(command, start, capabilities=self.place.capabilities, on_item=hashing.notice)
-                )
+                await self._transfer(command, hashing)
             except TransferFailed as failure:
                 self._postpone(failure, dict(zip(paths, batch, strict=True)))
 
@@ -72,8 +60,39 @@ class Outgoing:
             await hashing.beside(transfer())
         finally:
             listed.unlink()
-        size = sum(item.row.size for item in batch)
-        self.progress = replace(start, bytes_done=start.bytes_done + size, entries_done=start.entries_done + len(batch))
+        self._advance(batch)
+
+    async def send_trees(self, roots: Sequence[bytes]) -> None:
+        """Send directories with all below them. All of that must be on the plan, and new to the target."""
+        items = [item for root in roots for item in self.pending.within(root)]
+        by_name, by_directory = _how_to_hash(items)
+        directories = [item.row.path for item in items if item.row.kind == "d"]
+        wanted = [*directories, *(item.row.path for item in by_name)]
+        paths = dict(zip(wanted, await self.sealed.of([sealed_from(path) for path in wanted]), strict=True))
+        tops = [paths[root] for root in roots]
+        listed = self.transfers.list_file(one.encode() for top in tops for one in (top, *gocryptfs.own_companions(top)))
+        hashing = HashingBeside(
+            self.pending,
+            self.snapshot,
+            files={paths[item.row.path].encode(): item for item in by_name},
+            directories={paths[path].encode(): found for path, found in by_directory.items()},
+        )
+        command = rsync.send_listed(self.tool, self.view, self.place, listed, below=True)
+        try:
+            await hashing.beside(self._transfer(command, hashing))
+        finally:
+            listed.unlink()
+        self._advance(items)
+
+    async def _transfer(self, command: list[str], hashing: HashingBeside) -> None:
+        start = self.progress
+        await patiently(lambda: self.transfers.counted(command, start, capabilities=self.place.capabilities, on_item=hashing.notice))
+
+    def _advance(self, items: Sequence[Item]) -> None:
+        size = sum(item.row.size for item in items)
+        self.progress = replace(
+            self.progress, bytes_done=self.progress.bytes_done + size, entries_done=self.progress.entries_done + len(items)
+        )
 
     def _postpone(self, failure: TransferFailed, batch: Mapping[str, Item]) -> None:
         """Go on if all that rsync complained of were directories in the way, else raise `failure`."""
@@ -115,73 +134,11 @@ def _lines(batch: Sequence[Item], paths: Sequence[str]) -> Iterator[str]:
         yield from gocryptfs.own_companions(path, directory=item.row.kind == "d")
 
 
-class _Hashing:
-    """The hashes of one batch: of each file whose content is new, by one of its names."""
-
-    def __init__(self, pending: Pending, snapshot: int, items: Mapping[bytes, Item]) -> None:
-        self._pending = pending
-        self._snapshot = snapshot
-        self._items = items
-        self._begun: set[bytes | int] = set()
-        self._waiting: list[Row] = []
-        self._news = asyncio.Event()
-        self._complete = False
-        self._stop = threading.Event()
-
-    def notice(self, line: Line) -> None:
-        """rsync is about to send this."""
-        item = self._items.get(line.path)
-        if item is not None and line.is_content:
-            self._begin(item)
-
-    async def beside(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await `work`, hashing meanwhile what it notices; then hash what is left. Raise JobFailed, and what `work` raises."""
-        sending = asyncio.create_task(work)
-        hashing = asyncio.create_task(self._hash_all())
-        try:
-            await asyncio.wait({hashing, sending}, return_when=asyncio.FIRST_COMPLETED)
-            if hashing.done():
-                hashing.result()
-            await sending
-            self._rest()
-            await hashing
-        finally:
-            self._stop.set()
-            for task in (hashing, sending):
-                task.cancel()
-            await asyncio.wait({hashing, sending})
-
-    def _rest(self) -> None:
-        """What rsync found to be at the target already, from an interrupted run, is hashed too."""
-        for item in self._items.values():
-            self._begin(item)
-        self._complete = True
-        self._news.set()
-
-    def _begin(self, item: Item) -> None:
-        row = item.row
-        wanted = row.kind == "f" and not row.sha256 and item.change & REPLACED and not item.change & KEPT_BACK
-        key: bytes | int = row.inode if row.link else row.path
-        if wanted and key not in self._begun:
-            self._begun.add(key)
-            self._waiting.append(row)
-            self._news.set()
-
-    async def _hash_all(self) -> None:
-        while self._waiting or not self._complete:
-            await self._news.wait()
-            self._news.clear()
-            rows, self._waiting = self._waiting, []
-            found = await asyncio.to_thread(lambda rows: [(row, hash_file(self._snapshot, row, self._stop)) for row in rows], rows)
-            self._pending.set_hashes(found)
-            if self._complete:
-                self._news.set()
-
-
-def hash_file(top: int, row: Row, stop: threading.Event) -> bytes:
-    """As `hashing.sha256`; raise JobFailed if the file is no longer the one that the row is of, or cannot be read."""
-    try:
-        return hashing.sha256(top, row, stop)
-    except OSError as error:
-        reason = Reason.SNAPSHOT_UNREADABLE if error.errno == errno.EIO else Reason.SNAPSHOT_CHANGED
-        raise JobFailed(reason, f"{os.fsdecode(row.path)}: {error.strerror}") from error
+def _how_to_hash(items: Sequence[Item]) -> tuple[list[Item], dict[bytes, list[Item]]]:
+    """What must be hashed of items: by their names where their directory holds more than may lie in memory, else with their directory."""
+    found: dict[bytes, list[Item]] = {}
+    for item in items:
+        if is_new_content(item):
+            found.setdefault(parent(item.row.path), []).append(item)
+    large = [path for path, within in found.items() if sum(item.row.size for item in within) > _AT_ONCE]
+    return [item for path in large for item in found.pop(path)], found

@@ -7,7 +7,7 @@ ledger stays as it is until then. The file is made anew by each run and outlives
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -165,6 +165,30 @@ class Pending:
     def ungrouped(self) -> Iterator[Item]:
         """Those of `to_send` that are in none of `link_groups`."""
         return self.select(f"{_TRAVELS} AND NOT EXISTS (SELECT 1 FROM pending.groups g WHERE g.inode = c.inode AND g.path = c.path)")
+
+    def told_in(self, directories: Collection[bytes]) -> Iterator[Item]:
+        """Those of `ungrouped` whose directory is one of these; the top is in itself."""
+        for item in self.ungrouped():
+            if parent(item.row.path) in directories:
+                yield item
+
+    def within(self, path: bytes) -> list[Item]:
+        """A directory and all below it, of what changes."""
+        own = self.item(path)
+        query = f"SELECT path, change, {COLUMNS} FROM pending.changes WHERE path > ? AND (? OR path < ?) ORDER BY path"
+        below = self.database.execute(query, (path + b"/" if path else TOP, path == TOP, path + b"0"))
+        return [*([own] if own else []), *(Item(Change(change), unflatten(path, columns)) for path, change, *columns in below)]
+
+    def crowd(self) -> Iterator[tuple[bytes, int]]:
+        """Each directory in which something travels, with how many entries do."""
+        query = f"SELECT parent, count(*) FROM pending.changes WHERE path != x'' AND {_TRAVELS} GROUP BY parent"
+        yield from self.database.execute(query)
+
+    def kept_out(self) -> Iterator[bytes]:
+        """Paths of the snapshot that must not travel: of a plan against nothing, all there are."""
+        query = f"SELECT path FROM pending.changes WHERE NOT ({_TRAVELS}) UNION SELECT path FROM pending.unread"
+        for (path,) in self.database.execute(f"{query} UNION SELECT path FROM pending.excluded"):
+            yield path
 
     def amount(self) -> Count:
         """How many entries of any kind travel, and the bytes of them."""

@@ -7,19 +7,28 @@ standard error goes on to the journal as it comes, and its first and last lines 
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import re
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 ENVIRONMENT: Final = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "HOME": "/"}
 GRACE: Final = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 
+_TALKATIVE: Final = 200
+"""Reads after which a program counts as one that says much in small pieces."""
+_LITTLE: Final = 32768
+_GATHERED: Final = 0.02
+"""Seconds between two reads of its output."""
+_PIPE_SIZE: Final = 1 << 20
+"""Bytes, so that it need not wait meanwhile; as much as anyone may have, pipe(7)."""
 _LINES_KEPT: Final = 100
 _LINE_MAX: Final = 65536
 
@@ -44,7 +53,13 @@ class Child:
 
     @classmethod
     async def start(
-        cls, command: Sequence[str], *, on_line: Listener, stdin: int = asyncio.subprocess.DEVNULL, group: bool = True
+        cls,
+        command: Sequence[str],
+        *,
+        on_line: Listener,
+        stdin: int = asyncio.subprocess.DEVNULL,
+        group: bool = True,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> "Child":
         """Start a program. `on_line` gets each line of its standard output, ended by a newline or a carriage return. Raise OSError.
 
@@ -56,7 +71,7 @@ class Child:
             stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **environment},
             process_group=0 if group else None,
             cwd="/",
         )
@@ -114,10 +129,31 @@ class _Output(asyncio.SubprocessProtocol):
         self.exited = asyncio.Event()
         self.read = asyncio.Event()
         self.error: Exception | None = None
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._reads = 0
+        self._widened = False
         self._open = {1: _Lines(on_line), 2: _Lines(self.complaints)}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport if isinstance(transport, asyncio.SubprocessTransport) else None
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         self._take(fd, data)
+        self._reads += 1
+        if fd == 1 and self._reads > _TALKATIVE and len(data) < _LITTLE:
+            self._gather()
+
+    def _gather(self) -> None:
+        """Let more come before it is read again: a program that flushes each line wakes us thousands of times a second."""
+        pipe = self._transport.get_pipe_transport(1) if self._transport else None
+        if not isinstance(pipe, asyncio.ReadTransport) or pipe.is_closing():
+            return
+        if not self._widened:
+            self._widened = True
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(pipe.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        pipe.pause_reading()
+        asyncio.get_running_loop().call_later(_GATHERED, _resume, pipe)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         self._take(fd, b"\n")
@@ -168,6 +204,11 @@ class _Complaints:
 
     def text(self) -> str:
         return "\n".join([*self._first, *self._last])
+
+
+def _resume(pipe: asyncio.ReadTransport) -> None:
+    if not pipe.is_closing():
+        pipe.resume_reading()
 
 
 async def _within(seconds: float, waiting: Coroutine[object, object, object]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from offsited.core.progress import Phase, Progress
 from offsited.worker.compare import recognise_renames, rename_candidates
-from offsited.worker.outgoing import hash_file
+from offsited.worker.hashing import hash_files
 from offsited.worker.pending import Item, Pending
 from offsited.worker.report import Report
 
@@ -39,9 +39,9 @@ class Proving:
 
     def _hash(self, items: Iterable[Item], stop: threading.Event) -> None:
         done = 0
-        for item in items:
-            self.pending.set_hash(item.row.path, hash_file(self.snapshot, item.row, stop))
-            done += item.row.size
+        for row, sha256 in hash_files(self.snapshot, (item.row for item in items), stop):
+            self.pending.set_hash(row.path, sha256)
+            done += row.size
             self.report.progress(Progress(Phase.HASHING, bytes_done=done))
         if done:
             recognise_renames(self.pending)

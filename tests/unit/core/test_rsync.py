@@ -18,6 +18,7 @@ PLACE = Place("u@h:/srv/x", "/srv/x", ("--rsh=ssh", "--bwlimit=4M"), ("--fsync",
 SENDING = [
     rsync.send_listed("rsync", VIEW, PLACE, LIST),
     rsync.send_listed("rsync", VIEW, PLACE, LIST, again=True),
+    rsync.send_listed("rsync", VIEW, PLACE, LIST, below=True),
     rsync.put("rsync", [VIEW], PLACE),
 ]
 REPLACING = rsync.send_listed("rsync", VIEW, PLACE, LIST, force=True)
@@ -35,7 +36,7 @@ READING = [
 ]
 CLEARING = rsync.empty_partial("rsync", VIEW, PLACE)
 EVERY = [*SENDING, *DELETING, *READING, CLEARING]
-INTO_MIRROR = [SENDING[0], SENDING[1], DELETING[0], REPLACING]
+INTO_MIRROR = [SENDING[0], SENDING[1], SENDING[2], DELETING[0], REPLACING]
 
 
 def _deletes(command: list[str]) -> list[str]:
@@ -59,7 +60,7 @@ def test_nothing_is_deleted_by_what_a_sender_misses_unless_it_is_listed() -> Non
 
 
 def test_sending_again_is_asked_for() -> None:
-    assert ["--ignore-times" in command for command in SENDING] == [False, True, False]
+    assert ["--ignore-times" in command for command in SENDING] == [False, True, False, False]
     assert "--ignore-times" not in REPLACING
 
 

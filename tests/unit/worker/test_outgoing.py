@@ -15,7 +15,7 @@ from offsited.core.manifest import Row
 from offsited.core.outcome import Reason
 from offsited.core.plan import Change
 from offsited.errors import JobFailed
-from offsited.worker import fetching, outgoing, writing
+from offsited.worker import fetching, hashing, outgoing, writing
 from offsited.worker.pending import Item
 
 NEVER = threading.Event()
@@ -121,7 +121,7 @@ def row_of(file: Path) -> Row:
 def hashed(file: Path, row: Row) -> bytes:
     top = os.open(file.parent, os.O_RDONLY)
     try:
-        return outgoing.hash_file(top, row, NEVER)
+        return dict(hashing.hash_files(top, [row], NEVER))[row]
     finally:
         os.close(top)
 

@@ -40,6 +40,23 @@ def test_output_is_read_whole() -> None:
     assert (len(lines), lines[-1]) == (100_000, b"100000")
 
 
+def test_a_program_that_flushes_every_line_is_read_whole_and_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """rsync does so: thousands of lines a second would be as many wake-ups."""
+    reads: list[int] = []
+    take = process._Lines.take
+
+    def counted(lines: process._Lines, data: bytes) -> None:
+        reads.append(len(data))
+        take(lines, data)
+
+    monkeypatch.setattr(process._Lines, "take", counted)
+    lines: list[bytes] = []
+    chatter = "for number in range(20_000): print(number, flush=True)"
+    assert run(process.run(["/usr/bin/python3", "-c", chatter], on_line=lines.append)).status == 0
+    assert lines == [b"%d" % number for number in range(20_000)]
+    assert len(reads) < 2_000
+
+
 def test_a_line_without_end_does_not_fill_the_memory() -> None:
     pieces = lines_of("head -c 1000000 /dev/zero")
     assert sum(map(len, pieces)) == 1_000_000
