@@ -169,10 +169,9 @@ class Mirror:
     def _write_intent(self) -> None:
         whole = self.whole or self._seeding
         header = intent.Header(self.job.files.identity(), self.job.target.name, self.job.number, whole)
-        doubts = (doubt for doubt in self.pending.doubts() if doubt.again or not whole)
-        lines = (intent.encode_line(doubt.path, again=doubt.again) for doubt in doubts)
+        lines = (intent.encode_line(doubt.path, again=doubt.again) for doubt in self.pending.doubts(whole=whole))
         write_whole(self.confirmed.intent, gzip.compress(header.encode() + b"".join(lines), mtime=0))
-        self.pending.ledger.doubt(doubt for doubt in self.pending.doubts() if doubt.again or not whole)
+        self.pending.ledger.doubt(self.pending.doubts(whole=whole))
 
     # --- send ------------------------------------------------------------------------------------------------------
 

@@ -168,7 +168,7 @@ class Pending:
 
     def told_in(self, directories: Collection[bytes]) -> Iterator[Item]:
         """Those of `ungrouped` whose directory is one of these; the top is in itself."""
-        for item in self.ungrouped():
+        for item in self.ungrouped() if directories else ():
             if parent(item.row.path) in directories:
                 yield item
 
@@ -281,10 +281,14 @@ class Pending:
         found = self.database.execute(f"SELECT change, {COLUMNS} FROM pending.changes WHERE path = ?", (path,)).fetchone()
         return Item(Change(found[0]), unflatten(path, found[1:])) if found else None
 
-    def doubts(self) -> Iterator[Doubt]:
-        """What the target is in doubt about from the moment on that this is sent; for the intent and for `Ledger.doubt`."""
+    def doubts(self, *, whole: bool = False) -> Iterator[Doubt]:
+        """What the target is in doubt about from the moment on that this is sent; for the intent and for `Ledger.doubt`.
+
+        `whole`: everything is compared with the target next time anyhow; only what rsync would take for unchanged is named.
+        """
         gone = f"(change & {int(Change.GONE)} AND NOT change & {_HELD_BACK})"
-        for change, row in self.select(f"({_TRAVELS}) OR {gone} OR ({_TAKEN_BACK})"):
+        wanted = f"({_TRAVELS}) OR {gone} OR ({_TAKEN_BACK})"
+        for change, row in self.select(f"({wanted}) AND change & {int(Change.AGAIN)}" if whole else wanted):
             yield Doubt(row.path, row.size, row.mtime, row.inode, bool(change & Change.AGAIN), row.kind == "d")
 
     def totals(self) -> Totals:

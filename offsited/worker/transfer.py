@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -115,7 +115,8 @@ class _Counter:
     def _tell(self, bytes_done: int, entries_done: int) -> None:
         """Lines without a count of entries come while a long file travels."""
         entries = self._start.entries_done + entries_done if entries_done else self._progress.entries_done
-        self._progress = replace(self._progress, bytes_done=self._start.bytes_done + bytes_done, entries_done=entries)
+        start = self._start
+        self._progress = Progress(start.phase, start.bytes_done + bytes_done, start.bytes_total, entries, start.entries_total)
         self._transfers.report.progress(self._progress)
 
 

@@ -3,7 +3,9 @@
 
 import argparse
 import json
+import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -14,6 +16,8 @@ from typing import Final
 from system.disks import Disk
 from system.machine import must
 from system.remote import at_remote, forbearing
+
+from offsited.core.gocryptfs import sealed_size
 
 from . import corpus
 from .figures import Figures, Watch
@@ -34,7 +38,8 @@ def main() -> None:
         forbearing()
         at_remote("echo Subsystem sftp internal-sftp >> /etc/ssh/admin_config && systemctl restart admin.service")
     with _corpus(arguments.files) as (top, size):
-        _say(kind="corpus", files=arguments.files, bytes=size, ssh=arguments.ssh)
+        changed, entries = _changed(top)
+        _say(kind="corpus", files=arguments.files, bytes=size, ssh=arguments.ssh, changed_bytes=changed, changed_entries=entries)
         for number in range(arguments.rounds):
             for peer in chosen[number % len(chosen) :] + chosen[: number % len(chosen)]:  # no one always comes first
                 with closing(_operate(peer, top, size, arguments)) as operations:
@@ -75,6 +80,26 @@ def _corpus(files: int) -> Iterator[tuple[Path, int]]:
         must("umount", PLACE / "corpus")
         disk.remove()
         must("umount", PLACE)
+
+
+def _changed(top: Path) -> tuple[int, int]:
+    """What the last day has that the one before it has not: bytes once they are encrypted, and entries of any kind, those that went too."""
+    before, after = map(_census, sorted(top.iterdir())[-2:])
+    news = [facts for path, facts in after.items() if before.get(path) != facts]
+    return sum(sealed_size(size) for _, _, size in news), len(news) + len(before.keys() - after.keys())
+
+
+def _census(day: Path) -> dict[str, tuple[int, int, int]]:
+    """Inode, mtime and size of each path; of a directory the inode says nothing, nor does its size."""
+    found = {}
+    for directory, below, files in os.walk(day):
+        for name in (*below, *files):
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            file = stat.S_ISREG(status.st_mode)
+            facts = (status.st_ino, status.st_mtime_ns, status.st_size) if file else (0, status.st_mtime_ns, 0)
+            found[os.path.relpath(path, day)] = facts
+    return found
 
 
 def _operate(kind: type[Peer], top: Path, size: int, arguments: argparse.Namespace) -> Generator[tuple[str, Figures, str]]:

@@ -79,6 +79,9 @@ def _table(facts: list[dict[str, Any]], cells: Cells) -> Iterator[str]:
         yield "|---" * (len(operations) + 1) + "|"
         for peer in _peers(cells):
             yield f"| {peer} | " + " | ".join(_number(cells[peer, operation], name, scale) for operation in operations) + " |"
+    if "changed_bytes" in corpus:
+        yield ""
+        yield f"Changed on the last day: {corpus['changed_bytes'] / 1000:,.1f} kB once encrypted, {corpus['changed_entries']:,} entries."
     yield ""
     yield "Versions: " + "; ".join(f"{fact['peer']}: {fact['version']}" for fact in facts if fact["kind"] == "version")
     for peer in _peers(cells):
