@@ -70,12 +70,12 @@ def _command(tool: str, target: SshTarget, port: int, options: Sequence[str]) ->
 def _jump(tool: str, target: SshTarget, known_hosts: Path, control: str) -> str:
     """What reaches the target's host through its jump host, for ProxyCommand: ProxyJump would take neither our key nor our known hosts.
 
-    A shell runs it, once ssh has put %h and %p in.
+    A shell executes it, once ssh has put %h and %p in.
     """
     account, port = hop(target.jump or "")
     alone = ("ControlMaster=no", f"ControlPath={control}", f"UserKnownHostsFile={known_hosts}")
     words = _command(tool, target, port, (*_OPTIONS, *alone))
-    return f"exec {shlex.join(words).replace('%', '%%')} -W '[%h]:%p' -- {shlex.quote(account)}"
+    return f"{shlex.join(words).replace('%', '%%')} -W '[%h]:%p' -- {shlex.quote(account)}"
 
 
 def hop(jump: str) -> tuple[str, int]:

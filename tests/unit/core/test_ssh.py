@@ -50,12 +50,13 @@ def test_a_jump_host_is_reached_by_the_same_key_and_known_hosts(tmp_path: Path) 
     """What the shell makes of ssh's ProxyCommand is a command line with all of it, and with the host that ssh puts in."""
     identity = tmp_path / "my key %h"
     target = TARGET.model_copy(update={"identity": str(identity), "jump": "j@[fd00::1]:2022"})
-    command = ssh.command("echo", target, tmp_path / "known", tmp_path / "control")
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    tool.chmod(0o700)
+    command = ssh.command(str(tool), target, tmp_path / "known", tmp_path / "control")
     (proxy,) = (word.removeprefix("-oProxyCommand=") for word in command if word.startswith("-oProxyCommand="))
     put_in = proxy.replace("%%", "\0").replace("%h", "host").replace("%p", "22").replace("\0", "%")
-    words = subprocess.run(
-        ["sh", "-c", put_in.replace("exec echo", "printf '%s\\n'")], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+    words = subprocess.run(["sh", "-c", f"exec {put_in}"], capture_output=True, text=True, check=True).stdout.splitlines()
     assert words[-4:] == ["-W", "[host]:22", "--", "j@fd00::1"]
     assert {
         "-p",
