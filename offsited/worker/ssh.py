@@ -18,8 +18,10 @@ from offsited.worker.job import Job
 from offsited.worker.target import Found
 from offsited.worker.transfer import TransferFailed, Transfers, patiently
 
-_TIMEOUT: Final = 60
-"""Seconds without a message after which rsync gives up, on either side: a remote rsync that has lost us does not linger."""
+_TIMEOUT: Final = 300
+"""Seconds without a message after which rsync gives up, on either side: a remote rsync that has lost us does not linger, and one that is
+frozen is noticed. Shorter, it would end syncs of directories of thousands of long names, which gocryptfs shows at its leisure. Lines that
+fail are noticed earlier, by worker.line."""
 
 
 @dataclass(frozen=True)
