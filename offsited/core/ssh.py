@@ -32,6 +32,8 @@ _OPTIONS: Final = (
 DEFAULT_PORT: Final = 22
 CONTROL: Final = "ssh"
 """Name of a job's control socket below its runtime directory. Every ssh of the job has it in its command line."""
+SAID: Final = ".said"
+"""Suffix of the file beside it that has what the ssh to a jump host complained of: with ControlPersist ssh throws that away."""
 _PERSIST: Final = 120
 """Seconds that the shared connection waits for its next use."""
 
@@ -59,7 +61,8 @@ def command(tool: str, target: SshTarget, known_hosts: Path, control: Path) -> l
     The first connection of a job serves the later ones through the socket `control`, ssh_config(5) ControlMaster; it ends with the job.
     """
     sharing = ("ControlMaster=auto", f"ControlPath={control}", f"ControlPersist={_PERSIST}")
-    jumping = (f"ProxyCommand={_jump(tool, target, known_hosts, f'{control}-jump')}",) if target.jump else ()
+    said = shlex.quote(f"{control}{SAID}").replace("%", "%%")
+    jumping = (f"ProxyCommand={_jump(tool, target, known_hosts, f'{control}-jump')} 2>{said}",) if target.jump else ()
     return _command(tool, target, target.port, (*_OPTIONS, *sharing, f"UserKnownHostsFile={known_hosts}", *jumping))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from offsited.core.line import EVERY, WINDOW, Sample, is_stalled
+from offsited.core.ssh import SAID
 
 _PROC: Final = Path("/proc")
 _TABLES: Final = (_PROC / "net/tcp", _PROC / "net/tcp6")
@@ -37,6 +38,13 @@ class Line:
                 seen[pid].append(sample)
                 if is_stalled(seen[pid]):
                     return
+
+    def overheard(self) -> str:
+        """What was said on the way to a jump host, if there is one."""
+        try:
+            return self.control.with_name(self.control.name + SAID).read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     def drop(self) -> None:
         """End the connections: the next transfer makes new ones. What is left of them at the host ends by itself."""

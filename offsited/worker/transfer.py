@@ -63,7 +63,7 @@ class Transfers:
         except OSError as error:
             raise JobFailed(Reason.RSYNC_MISSING, f"{confined[0]}: {error.strerror}") from None
         if ended.status:
-            failure = TransferFailed(ended.status, ended.complaints)
+            failure = TransferFailed(ended.status, self._line.overheard() + ended.complaints)
             if failure.meaning.transient:
                 await asyncio.to_thread(self._line.drop)
             raise failure

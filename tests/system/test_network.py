@@ -113,11 +113,14 @@ def _stands_still(_away: Away) -> None:
 
 @pytest.mark.parametrize(
     "trouble",
-    [_trickles(0, 0), _trickles(1, 1), _trickles(1, None), _trickles(None, 1), _is_refused, _stands_still],
-    ids=["held back", "1 B/s", "1 B/s up", "1 B/s down", "refused", "sshd stopped"],
+    [_trickles(0, 0), _trickles(1, 1), _trickles(1, None), _is_refused, _stands_still],
+    ids=["held back", "1 B/s", "1 B/s up", "refused", "sshd stopped"],
 )
 def test_a_line_or_a_host_that_fails_for_good(away: Away, trouble: Callable[[Away], None], tmp_path: Path) -> None:
-    """Exit status 5 in time. Once it is over, the target holds the old snapshot, and the next sync sends only what is missing."""
+    """Exit status 5 in time. Once it is over, the target holds the old snapshot, and the next sync sends only what is missing.
+
+    1 B/s down alone is no such trouble: each byte that says that there is room lets thousands go up. For a restore it is one, see below.
+    """
     try:
         with away.syncing() as ended:
             trouble(away)

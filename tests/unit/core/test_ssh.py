@@ -57,6 +57,7 @@ def test_a_jump_host_is_reached_by_the_same_key_and_known_hosts(tmp_path: Path) 
     (proxy,) = (word.removeprefix("-oProxyCommand=") for word in command if word.startswith("-oProxyCommand="))
     put_in = proxy.replace("%%", "\0").replace("%h", "host").replace("%p", "22").replace("\0", "%")
     words = subprocess.run(["sh", "-c", f"exec {put_in}"], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert (tmp_path / "control.said").exists(), "what it complains of is kept"
     assert words[-4:] == ["-W", "[host]:22", "--", "j@fd00::1"]
     assert {
         "-p",
