@@ -77,6 +77,15 @@ def _host(text: str) -> str:
     return text
 
 
+def _jump(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if colon and "]" not in port:
+        if not re.fullmatch(r"[1-9]\d{0,4}", port) or int(port) > 65535:
+            raise ValueError("must be USER@HOST or USER@HOST:PORT")
+        return f"{_host(host)}:{port}"
+    return _host(text)
+
+
 def _rsync_option(text: str) -> str:
     option = text.removeprefix("-M").removeprefix("--remote-option=")
     if not re.match(r"--\w", option) and option != "-z":
@@ -229,7 +238,22 @@ class SshTarget(_Target):
     port: Annotated[int, Field(ge=1, le=65535)] = 22
     directory: Annotated[str, AfterValidator(_remote_directory)]
     identity: AbsolutePath
+    jump: Annotated[str, AfterValidator(_jump)] | None = None
+    """USER@HOST[:PORT] through which the host is reached."""
+    rrsync: AbsolutePath | None = None
+    """The directory to which rrsync(1) limits the key at the host."""
     seed: Name | None = None
+
+    @model_validator(mode="after")
+    def _below_rrsync(self) -> Self:
+        if self.rrsync and not (self.rrsync != "/" and PurePosixPath(self.rrsync) in PurePosixPath(self.directory).parents):
+            raise ValueError("directory does not lie below rrsync")
+        return self
+
+    @property
+    def shown_directory(self) -> str:
+        """The directory as the account sees it: for rrsync, the root is the directory that it is limited to."""
+        return self.directory if self.rrsync is None else f"/{PurePosixPath(self.directory).relative_to(self.rrsync)}"
 
 
 Target = Annotated[DiskTarget | SshTarget, Field(discriminator="kind")]

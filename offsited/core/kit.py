@@ -86,7 +86,8 @@ def way(target: DiskTarget | SshTarget) -> Way:
             f"Target {target.name}, the disk with {_identity(target)}", fetch, tree, ("umount -l /mnt",)
         )  # gocryptfs may need a moment to end
     options = ["-aH", "--numeric-ids", *([_FAKE_SUPER] if _FAKE_SUPER in target.rsync_options else [])]
-    shell = ["-e", f"ssh -p {target.port}"] if target.port != 22 else []
+    way_there = [*(["-p", str(target.port)] if target.port != 22 else []), *(["-J", target.jump] if target.jump else [])]
+    shell = ["-e", " ".join(["ssh", *way_there])] if way_there else []
     source = f"{ssh.location(target)}/{names.CURRENT_DIR}/"
     fetch = (f"mkdir -p {ENCRYPTED} {CLEAR} {RESTORED}", shlex.join(["rsync", *options, *shell, source, f"{ENCRYPTED}/"]))
     return Way(f"Target {target.name}, directory {target.directory} on {target.host}", fetch, ENCRYPTED, ())

@@ -57,6 +57,8 @@ class Reason(StrEnum):
     RSYNC_FAILED = "rsync-failed"
     RSYNC_PARTIAL = "rsync-partial"
     RSYNC_MISSING = "rsync-missing"
+    RSYNC_TOO_OLD = "rsync-too-old"
+    RRSYNC_REFUSED = "rrsync-refused"
 
     TARGET_ABSENT = "target-absent"
     TARGET_UNREACHABLE = "target-unreachable"
@@ -128,12 +130,14 @@ ADVICE: dict[Reason, Advice] = {
     Reason.VIEW_DIED: Advice(_F, "gocryptfs died while the job ran; nothing was deleted at the target", "Run it again: offsitectl sync {vault}. " + _JOURNAL),
     Reason.RSYNC_FAILED: Advice(_F, "rsync failed; nothing was deleted at the target", _JOURNAL),
     Reason.RSYNC_PARTIAL: Advice(_F, "rsync could not transfer everything; nothing was deleted at the target", _JOURNAL),
-    Reason.RSYNC_MISSING: Advice(_C, "rsync cannot be run, here or at the target", "Install rsync on both sides, or set [tools] rsync in /etc/offsited/offsited.toml"),
+    Reason.RSYNC_MISSING: Advice(_C, "rsync cannot be run, here or at the target", "Install rsync on both sides, or set [tools] rsync in /etc/offsited/offsited.toml. Does the login at target {target} run what it is given, and print nothing else?"),
+    Reason.RSYNC_TOO_OLD: Advice(_C, "the target's rsync is too old; nothing was changed there", "Install rsync 3.2.7 or newer on the host of target {target}"),
+    Reason.RRSYNC_REFUSED: Advice(_C, "rrsync at the target does not permit what is needed", "In authorized_keys there: command=\"rrsync -no-lock DIR\", without -ro, -wo and -no-del; in the vault file: rrsync = \"DIR\""),
     Reason.TARGET_ABSENT: Advice(_A, "the target's disk is not there", "Attach the disk of target {target}, then: offsitectl sync {vault} --target {target}"),
     Reason.TARGET_UNREACHABLE: Advice(_A, "the target's host cannot be reached", "Check network, host and port of target {target}"),
     Reason.TARGET_REFUSED: Advice(_A, "the target's host refused our ssh key", "Add the vault's public key to the remote's authorized_keys: /etc/offsited/id_{vault}.pub"),
-    Reason.HOST_KEY_UNKNOWN: Advice(_A, "the host key of the target is not known yet", "Add it to /etc/offsited/known_hosts after comparing its fingerprint (ssh-keyscan prints it, ssh-keygen -lf compares)"),
-    Reason.HOST_KEY_CHANGED: Advice(_A, "the host key of the target has CHANGED: this may be another machine", "Only if you know why: remove the old line from /etc/offsited/known_hosts and add the new one"),
+    Reason.HOST_KEY_UNKNOWN: Advice(_A, "the host key of the target is not known yet", "Compare its fingerprint and pin it: offsitectl target trust {vault} {target}"),
+    Reason.HOST_KEY_CHANGED: Advice(_A, "the host key of the target has CHANGED: this may be another machine", "Only if you know why, compare the new one and replace it: offsitectl target trust {vault} {target}"),
     Reason.TARGET_FOREIGN: Advice(_F, "the target belongs to another vault", "Check directory and disk of target {target} in the vault file; nothing was changed there"),
     Reason.TARGET_UNOWNED: Advice(_F, "the target's directory is not empty and carries no owner marker", "Choose an empty directory for target {target}; nothing was changed there"),
     Reason.TARGET_READ_ONLY: Advice(_F, "the target cannot be written to", "Check the permissions and mount options of target {target}, and its disk's health"),

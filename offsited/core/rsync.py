@@ -22,8 +22,11 @@ WRITING_FILES: Final = ("chown", "dac_override", "fowner", "fsetid", "mknod")
 """Capabilities that a local receiver needs to give files their owners, modes and kinds."""
 
 _OUTPUT: Final = ("--no-human-readable", "--info=progress2", "--stats", "--out-format=%i %l %n")
+TOLD_EXACT_TIMES: Final = "-M--modify-window=-1"
+"""`Place.exact_times` of a host: the client's own form of that option (-@-1) is refused by rrsync(1) of 3.5.0."""
+
 _EXACT: Final = ("-aH", "--numeric-ids", "--modify-window=-1")
-_LISTED: Final = ("-lptgoDH", "--numeric-ids", "--modify-window=-1", "--from0")
+_LISTED: Final = ("-lptgoDH", "--numeric-ids", "--from0")
 """As `_EXACT` without recursion, for lists of paths."""
 
 
@@ -41,6 +44,8 @@ class Place:
     """What every transfer that writes here needs."""
     capabilities: tuple[str, ...] = ()
     """Capabilities, without cap_, that rsync keeps on this machine while it writes there."""
+    exact_times: str = "--modify-window=-1"
+    """How the receiver is told to compare times to the nanosecond."""
 
     @property
     def current(self) -> str:
@@ -157,9 +162,24 @@ def restore(tool: str, tree: Path, into: str, paths: Path | None = None) -> list
     return [tool, *_EXACT, "-S", *listed, *_OUTPUT, f"{tree}/", into]
 
 
+MINIMUM: Final = (3, 2, 7)
+"""Of an rsync that writes at a host. Older ones lack what these commands need, or have faults that were mended since."""
+
+
+def parse_version(text: str) -> tuple[int, ...] | None:
+    """Given what `rsync --version` printed, return the version, or None."""
+    match = re.search(r"^rsync +version v?(\d+)\.(\d+)\.(\d+)", text, re.MULTILINE)
+    return tuple(map(int, match.groups())) if match else None
+
+
+def remote_tool(options: tuple[str, ...]) -> str:
+    """Given the user's options, return how rsync is called at the host."""
+    return next((option.partition("=")[2] for option in reversed(options) if option.startswith("--rsync-path=")), "rsync")
+
+
 def _writing(view: Path, place: Place) -> list[str]:
     """What every transfer from the view into the mirror ends with."""
-    return [*_OUTPUT, *place.scratch_options, *place.options, *place.writing, f"{view}/", place.current]
+    return [place.exact_times, *_OUTPUT, *place.scratch_options, *place.options, *place.writing, f"{view}/", place.current]
 
 
 # --- exit statuses -------------------------------------------------------------------------------------------------
@@ -173,6 +193,9 @@ class Meaning:
     transient: bool = False
 
 
+TIMEOUT: Final = 30
+"""rsync's exit status for it."""
+
 _FAILED = Meaning(Reason.RSYNC_FAILED)
 _NETWORK = Meaning(Reason.TARGET_UNREACHABLE, transient=True)
 
@@ -182,7 +205,7 @@ _EXITS: Final[dict[int, Meaning]] = {
     12: Meaning(Reason.RSYNC_FAILED, transient=True),  # the other side went away
     23: Meaning(Reason.RSYNC_PARTIAL),
     24: Meaning(Reason.SNAPSHOT_CHANGED),  # files vanished: a snapshot does not lose files
-    30: _NETWORK,  # timeout
+    TIMEOUT: _NETWORK,
     35: _NETWORK,  # timeout of the connection
     126: Meaning(Reason.RSYNC_MISSING),
     127: Meaning(Reason.RSYNC_MISSING),
@@ -202,12 +225,20 @@ def judge(status: int, complaints: str) -> Meaning:
         return Meaning(reason)
     if status in _OF_THE_SHELL and (reason := ssh.meaning(complaints)):
         return Meaning(reason, transient=reason is Reason.TARGET_UNREACHABLE)
+    if status in {2, 12} and _OTHER_COMMAND.search(complaints):
+        return Meaning(Reason.RSYNC_MISSING)
     return exit_meaning(status)
+
+
+_OTHER_COMMAND: Final = re.compile(r"is your shell clean|closed \(0 bytes received so far\)")
+"""What rsync complains of where something else than rsync was run."""
 
 
 def says_absent(complaints: str) -> bool:
     """Whether a sender could not start because its directory is not there. Over ssh that ends as a broken connection, status 12."""
-    return bool(re.search(r"^rsync: .*change_dir .*\(2\)$", complaints, re.MULTILINE))
+    return bool(
+        re.search(r"^rsync: .*change_dir .*\(2\)$|rrsync error: post-realpath .* No such file or directory$", complaints, re.MULTILINE)
+    )
 
 
 _OF_THE_SHELL: Final = (1, 10, 12, 126, 127, 255)

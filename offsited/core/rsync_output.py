@@ -66,6 +66,11 @@ def parse_wire_bytes(line: bytes) -> int:
     return int(match[2]) if match else 0
 
 
+def says_skipped(line: bytes) -> bool:
+    """Whether a line says that a device node, fifo or socket was left out."""
+    return line.startswith(b'skipping non-regular file "')
+
+
 def parse_listing(lines: Iterable[bytes]) -> list[bytes]:
     """Given lines of `--list-only`, return the names in them without "."."""
     return [path for line in lines if (path := parse_listed(line)) and path != b"."]
@@ -138,6 +143,8 @@ class Tally:
     sent_entries: int = 0
     sent_bytes: int = 0
     wire_bytes: int = 0
+    skipped: int = 0
+    """Device nodes, fifos and sockets that the receiver did not make. That is no error to rsync."""
     deleted: list[bytes] = field(default_factory=list)
 
     @property

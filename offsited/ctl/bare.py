@@ -21,6 +21,7 @@ from typing import Final
 
 from offsited import names
 from offsited.core import config, words
+from offsited.core.outcome import Reason, parse_reason
 from offsited.core.progress import Progress, parse_status_text
 from offsited.core.record import JobRecord, Kind, Options
 from offsited.ctl import jobs, meter, passphrase, root
@@ -39,6 +40,12 @@ _RUN: Final = Path("/run")
 _KNOWN_HOSTS: Final = ("/etc/offsited/known_hosts", "/root/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 _IDENTITIES: Final = ("/root/.ssh/id_ed25519", "/root/.ssh/id_ecdsa", "/root/.ssh/id_rsa")
 _WORKER: Final = ("/usr/bin/unshare", "--mount", "--propagation=private", "--", "/usr/bin/python3", "-I", "-m", "offsited.worker.bare")
+
+
+_HINTS: Final = dict.fromkeys(
+    (Reason.HOST_KEY_UNKNOWN, Reason.HOST_KEY_CHANGED),
+    "Log in there once by ssh, as root, and compare the fingerprint that it shows: what /root/.ssh/known_hosts has is known here",
+)
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ def tell(out: Output, bench: Bench) -> int:
     end = JobEnd.of(0, {**record.model_dump(), **record.counts.model_dump()})
     error = verdict(end, record.detail)
     if error and PROGRAM in error.hint:  # such a vault knows no other command
-        error.hint = ""
+        error.hint = _HINTS.get(parse_reason(record.reason), "")
     told = {"message": error.message if error else "", "hint": error.hint if error else ""}
     out.put({**end.as_json(), **told, "exit_status": int(error.exit_status if error else Exit.DONE)})
     out.say(jobs.summary(end))

@@ -12,7 +12,7 @@ from typing import Final
 from offsited import names
 from offsited.core import words
 from offsited.core.config import Notify, Settings, SshTarget, Vault
-from offsited.ctl import keyfile, sources, swap
+from offsited.ctl import keyfile, sources, swap, trust
 from offsited.ctl.output import Output
 from offsited.ctl.sources import Finding, Severity
 from offsited.errors import AccessDenied, ConfigInvalid, Exit
@@ -143,10 +143,6 @@ def _ssh(store: Store, vault: Vault, path: Path) -> Iterator[Finding]:
             yield from _permissions(identity)
         else:
             yield Finding(Severity.ERROR, str(path), f"target {target.name}.identity", f"{identity} does not exist")
-        if not (store.etc / names.KNOWN_HOSTS).is_file():
-            yield Finding(
-                Severity.WARNING,
-                str(path),
-                f"target {target.name}.host",
-                f"no host is known yet: {store.etc / names.KNOWN_HOSTS} does not exist",
-            )
+        for host in trust.unknown(store, target):
+            message = f"{host} is not known yet: offsitectl target trust {vault.name} {target.name}"
+            yield Finding(Severity.WARNING, str(path), f"target {target.name}.host", message)

@@ -260,6 +260,23 @@ def adopt(out: Output, vault: str, target: str) -> int:
         return jobs.sync(out, client, vault, target, jobs.SyncWish(reconcile=True, adopt=True))
 
 
+@target_group.command()
+@vault_argument
+@click.argument("target", metavar="T", callback=complete.checked_name, shell_complete=complete.targets)
+@click.option("--fingerprint", "fingerprints", multiple=True, metavar="SHA256:...", help="Pin this key without asking, and no other.")
+@json_option
+@click.pass_obj
+def trust(out: Output, vault: str, target: str, *, fingerprints: tuple[str, ...]) -> int:
+    """Pin the key of an ssh target's host, after its fingerprint was compared. Root only."""
+    from offsited.ctl.trust import trust as pin
+    from offsited.store import Store
+
+    try:
+        return pin(out, Store(), vault, target, fingerprints)
+    except OffsitedError as error:
+        raise VaultError(vault, error) from error
+
+
 @cli.command()
 @vault_argument
 @target_option("Of this target instead of the default one.")

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from offsited import names
@@ -64,7 +65,8 @@ def next_steps(vault: Vault, authorized_keys: str) -> Iterator[str]:
     for target in vault.target:
         if isinstance(target, SshTarget):
             yield f"On {target.host}: install rsync, make {target.directory} writable, add to authorized_keys:\n      {authorized_keys}"
-            yield f"Make {target.name}'s host known, and compare its fingerprint: {_keyscan(target)} >> {names.ETC / names.KNOWN_HOSTS}"
+            yield from _limited(target, authorized_keys)
+            yield f"Make {target.name}'s host known, and compare its fingerprint: offsitectl target trust {vault.name} {target.name}"
         else:
             yield f"Attach the disk of target {target.name} ({place(target)}); it need not be mounted"
     yield from (f"First sync: offsitectl sync {vault.name} --target {target.name}" for target in vault.target)
@@ -76,9 +78,15 @@ def next_steps(vault: Vault, authorized_keys: str) -> Iterator[str]:
     yield f"After each boot, once: offsitectl unlock {vault.name}"
 
 
-def _keyscan(target: SshTarget) -> str:
-    host = target.host.rpartition("@")[2].strip("[]")
-    return f"ssh-keyscan {f'-p {target.port} ' if target.port != 22 else ''}-t ed25519 {host}"
+def _limited(target: SshTarget, authorized_keys: str) -> Iterator[str]:
+    """The same line, for a key that may do no more than rsync in one directory: the target's parent."""
+    above = str(PurePosixPath(target.directory).parent)
+    if above != "/":
+        options, _, key = authorized_keys.partition(" ")
+        yield (
+            f'Or let that key do nothing but rsync below {above}; then set rrsync = "{above}" in the vault file:\n'
+            f'      {options},command="rrsync -no-lock {above}" {key}'
+        )
 
 
 def _key_text(master_key: str) -> str:

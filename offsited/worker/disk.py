@@ -51,6 +51,9 @@ class Disk:
             empty=owner is None and not (self.point.is_dir() and any(self.point.iterdir())),
         )
 
+    async def check(self, _transfers: Transfers) -> None:
+        """It is this machine's own rsync that writes."""
+
     async def gather(self, key_file: bytes) -> None:
         """Renames; the key file goes last, so that what was interrupted is taken up."""
         if self.point.is_dir() and _small_file(self.point / names.TARGET_KEY_FILE) == key_file:

@@ -40,6 +40,12 @@ CANARY_BYTES: Final = 32
 """A file beside the snapshot, new with each job: a view that shows it is of this very `plain/`."""
 
 
+_SKIPPED: Final = (
+    "the target takes no device nodes, fifos or sockets; if its key there is limited by rrsync(1), set rrsync in the vault file, "
+    "and if its account is not root's, -M--fake-super"
+)
+
+
 @dataclass(frozen=True)
 class _Shown:
     """The view, and paths in it."""
@@ -201,6 +207,8 @@ class Mirror:
             await outgoing.send([item] for item in self.pending.ungrouped())
         if self.whole and not self._seeding:
             await outgoing.send([item] for item in self._unchanged())
+        if self.transfers.tally.skipped:
+            raise JobFailed(Reason.RSYNC_PARTIAL, _SKIPPED)
         return outgoing.postponed
 
     def _amount(self) -> Progress:

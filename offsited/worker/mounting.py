@@ -130,7 +130,7 @@ async def _mirror(job: Job, current: str) -> AsyncIterator[str]:
         return
     point = job.runtime / "sshfs"
     await asyncio.to_thread(point.mkdir, mode=0o700)
-    shell = ssh.command(job.tools.ssh, job.target, job.known_hosts, job.runtime / "ssh")
+    shell = ssh.command(job.tools.ssh, job.target, job.known_hosts, job.runtime / ssh.CONTROL)
     try:
         child = await Child.start(ssh.sshfs(job.tools.sshfs, job.target, shell, point), on_line=process.relay)
     except OSError as error:

@@ -5,15 +5,23 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from offsited import names
 from offsited.core import rsync, ssh
 from offsited.core.config import SshTarget
+from offsited.core.outcome import Reason
 from offsited.core.rsync import Place
 from offsited.core.rsync_output import parse_listing
+from offsited.errors import JobFailed
 from offsited.worker.job import Job
 from offsited.worker.target import Found
-from offsited.worker.transfer import TransferFailed, Transfers
+from offsited.worker.transfer import TransferFailed, Transfers, patiently
+
+_TIMEOUT: Final = 300
+"""Seconds without a message after which rsync gives up, on either side: a remote rsync that has lost us does not linger, and one that is
+frozen is noticed. Shorter, it would end syncs of directories of thousands of long names, which gocryptfs shows at its leisure. Lines that
+fail are noticed earlier, by worker.line."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,8 @@ class Remote:
     """An ssh target. The transfers of a job share one connection."""
 
     place: Place
+    asking: tuple[str, ...] = ()
+    """The command that has the host's rsync tell its version; () = it cannot be asked."""
 
     async def look(self, transfers: Transfers, files: Sequence[str]) -> Found:
         """One round trip for a target with an owner marker, two for one without."""
@@ -36,6 +46,20 @@ class Remote:
             complete=(into / names.CURRENT_DIR).is_dir() and (into / names.PARTIAL_DIR).is_dir(),
             empty=owner is None and await self._is_empty(transfers),
         )
+
+    async def check(self, transfers: Transfers) -> None:
+        """Raise JobFailed for an rsync that is known to be too old. One that does not tell passes: maybe no other command runs there."""
+        if not self.asking:
+            return
+        lines: list[bytes] = []
+        try:
+            await patiently(lambda: transfers.run([*self.asking], on_line=lines.append))
+        except TransferFailed as failure:
+            if failure.meaning.transient or failure.meaning.reason is Reason.TARGET_REFUSED:
+                raise
+        version = rsync.parse_version(b"\n".join(lines).decode(errors="replace"))
+        if version and version < rsync.MINIMUM:
+            raise JobFailed(Reason.RSYNC_TOO_OLD, f"rsync {'.'.join(map(str, version))}")
 
     async def gather(self, key_file: bytes) -> None:
         """rsync cannot move what lies there."""
@@ -66,10 +90,14 @@ class Remote:
 
 def reach(job: Job, target: SshTarget) -> Remote:
     """Say how the target is reached; the first transfer shows whether it can be."""
-    shell = ssh.remote_shell(ssh.command(job.tools.ssh, target, job.known_hosts, job.runtime / "ssh"))
+    command = ssh.command(job.tools.ssh, target, job.known_hosts, job.runtime / ssh.CONTROL)
+    shell = ssh.remote_shell(command)
     bandwidth = (f"--bwlimit={target.bandwidth}",) if target.bandwidth else ()
-    options = (f"--rsh={shell}", *bandwidth, *target.rsync_options)
-    return Remote(Place(ssh.location(target), target.directory, options, writing=("--fsync",)))
+    options = (f"--rsh={shell}", f"--timeout={_TIMEOUT}", *bandwidth, *target.rsync_options)
+    location = f"{target.host}:{target.shown_directory}"
+    place = Place(location, target.shown_directory, options, writing=("--fsync",), exact_times=rsync.TOLD_EXACT_TIMES)
+    asking = (*command, "--", ssh.login(target), f"{rsync.remote_tool(target.rsync_options)} --version")
+    return Remote(place, () if target.rrsync else asking)
 
 
 def _content(path: Path) -> bytes | None:

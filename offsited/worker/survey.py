@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from offsited.core.manifest import TOP, ManifestDamaged
+from offsited.core.manifest import TOP, ManifestDamaged, Row
 from offsited.errors import OffsitedError
 from offsited.worker.compare import Comparison
 from offsited.worker.excludes import excludes
@@ -42,6 +42,8 @@ class Request:
     thorough: bool = False
     """Trust no signature: look at every entry's flags and holes too."""
     processes: int = 2
+    nodes: bool = True
+    """Whether the target takes device nodes, fifos and sockets; else the manifest alone keeps them."""
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -91,6 +93,8 @@ def _fill(comparison: Comparison, pending: Pending, request: Request, top: int, 
     pending.begin()
     for batch in walk(top, known, excludes(request.exclude), processes=request.processes):
         entries, size, changed = entries + batch.entries, size + batch.size, changed + len(batch.listings)
+        if not request.nodes:
+            batch.listings = [listing._replace(rows=[_carried(row) for row in listing.rows]) for listing in batch.listings]
         comparison.notice(batch)
         for one in batch.unread:
             if one.path == TOP:
@@ -101,6 +105,10 @@ def _fill(comparison: Comparison, pending: Pending, request: Request, top: int, 
     comparison.finish()
     pending.written()
     told(Told(entries, size, done=True, changed_directories=changed))
+
+
+def _carried(row: Row) -> Row:
+    return row if row.kind in "fdl" else row._replace(carried=True)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from offsited import names
+from offsited.core.config import DiskTarget
 from offsited.core.manifest import ManifestDamaged
 from offsited.core.outcome import Reason
 from offsited.core.progress import Phase, Progress
@@ -42,6 +43,7 @@ async def survey(job: Job, confirmed: Confirmed, *, thorough: bool) -> None:
         top=str(job.files.plain / names.BACKUP_DIR),
         directory=str(confirmed.directory),
         exclude=job.vault.source.exclude,
+        nodes=isinstance(job.target, DiskTarget) or job.target.rrsync is None,
         thorough=thorough,
     )
     last = Told()

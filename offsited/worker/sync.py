@@ -3,6 +3,7 @@
 
 import asyncio
 import itertools
+import math
 import os
 from dataclasses import replace
 from typing import Final
@@ -152,7 +153,7 @@ class _Sync:
         if not self.job.options.timed:
             return await look()
         self.job.report.phase(Phase.WAITING)
-        return await patiently(look, WAITS)
+        return await patiently(look, WAITS, math.inf)
 
     def _key_file(self) -> str:
         """The SHA-256 of the vault's key file. Raise JobFailed for one that is not the vault's: it must not get to a target."""

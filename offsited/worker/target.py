@@ -41,6 +41,9 @@ class Target(Protocol):
     async def look(self, transfers: Transfers, files: Sequence[str]) -> Found:
         """See what is there, with the content of small files below `current/`. Changes nothing. Raise JobFailed."""
 
+    async def check(self, transfers: Transfers) -> None:
+        """Raise JobFailed if what is there is not fit to write to it."""
+
     async def gather(self, key_file: bytes) -> None:
         """Move a bare mirror with this key file, that lies at the top of the directory, to where a mirror belongs, as far as can be."""
 
@@ -76,7 +79,8 @@ async def adopt(transfers: Transfers, target: Target, vault_id: str, files: Sequ
 
 
 async def prepare(transfers: Transfers, target: Target, vault_id: str, found: Found) -> None:
-    """Take an inspected target that is nobody's yet, and make what is missing of its directories."""
+    """Take an inspected target that is nobody's yet, and make what is missing of its directories. Raise JobFailed."""
+    await target.check(transfers)
     if found.owner is None:
         await target.make_directory()
         await _mark(transfers, target.place, vault_id)

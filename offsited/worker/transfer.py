@@ -5,24 +5,31 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from offsited.core import config, rsync
+from offsited.core import config, rsync, ssh
+from offsited.core.line import WINDOW
 from offsited.core.outcome import Reason
 from offsited.core.progress import Progress
-from offsited.core.rsync_output import Item, Running, Tally, parse_line, parse_wire_bytes
+from offsited.core.rsync_output import Item, Running, Tally, parse_line, parse_wire_bytes, says_skipped
 from offsited.errors import JobFailed
 from offsited.worker import process
-from offsited.worker.process import Listener
+from offsited.worker.line import Line
+from offsited.worker.process import Ended, Listener
 from offsited.worker.report import Report
 
 _Result = TypeVar("_Result")
 
-PAUSES: Final = (5.0, 30.0)
+PAUSES: Final = (5.0, 20.0)
 """Seconds before the second and the third try after a fault of the network."""
+ENOUGH: Final = 30.0
+"""Seconds of failing after which it is not tried once more: within two minutes a person knows that a host went away."""
+LONG: Final = 300.0
+"""Seconds that an attempt got somewhere; a first sync may take days, with a fault now and then."""
 _DETAIL_LINES: Final = 20
 
 
@@ -52,11 +59,32 @@ class Transfers:
             raise JobFailed(Reason.RSYNC_MISSING, self.tools.rsync)
         confined = rsync.confined(self.tools.setpriv, capabilities, command)
         try:
-            ended = await process.run(confined, on_line=on_line)
+            ended = await self._watched(process.run(confined, on_line=on_line))
         except OSError as error:
             raise JobFailed(Reason.RSYNC_MISSING, f"{confined[0]}: {error.strerror}") from None
         if ended.status:
-            raise TransferFailed(ended.status, ended.complaints)
+            failure = TransferFailed(ended.status, self._line.overheard() + ended.complaints)
+            if failure.meaning.transient:
+                await asyncio.to_thread(self._line.drop)
+            raise failure
+
+    async def _watched(self, work: Coroutine[Any, Any, Ended]) -> Ended:
+        """Await rsync's end, but no longer than something moves on its line."""
+        running, watching = asyncio.create_task(work), asyncio.create_task(self._line.until_stalled())
+        try:
+            await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return running.result()
+            watching.result()
+            return Ended(rsync.TIMEOUT, f"nothing moved on the line for {WINDOW:.0f} seconds")
+        finally:
+            for task in (running, watching):
+                task.cancel()
+            await asyncio.wait({running, watching})
+
+    @property
+    def _line(self) -> Line:
+        return Line(self.runtime / ssh.CONTROL)
 
     async def counted(
         self,
@@ -111,6 +139,7 @@ class _Counter:
                 self._on_item(item)
             case None:
                 self._transfers.tally.wire_bytes += parse_wire_bytes(line)
+                self._transfers.tally.skipped += says_skipped(line)
 
     def _tell(self, bytes_done: int, entries_done: int) -> None:
         """Lines without a count of entries come while a long file travels."""
@@ -124,14 +153,21 @@ def _nobody(_item: Item) -> None:
     return
 
 
-async def patiently(attempt: Callable[[], Awaitable[_Result]], pauses: Sequence[float] = PAUSES) -> _Result:
-    """Await `attempt()`, again after each of `pauses` while it fails for what may pass. Raise the last TransferFailed."""
-    for pause in pauses:
+async def patiently(attempt: Callable[[], Awaitable[_Result]], pauses: Sequence[float] = PAUSES, enough: float = ENOUGH) -> _Result:
+    """Await `attempt()`, again after each of `pauses` while it fails for what may pass. Raise the last TransferFailed.
+
+    `enough`: seconds of failing after which no other try begins. An attempt that went on for LONG has earned all tries anew.
+    """
+    left, failing = list(pauses), 0.0
+    while True:
+        begun = time.monotonic()
         try:
             return await attempt()
         except TransferFailed as failure:
-            if not failure.meaning.transient:
+            ended = time.monotonic()
+            if not failing or ended - begun >= LONG:
+                left, failing = list(pauses), ended
+            if not failure.meaning.transient or not left or ended - failing > enough:
                 raise
-            print(f"rsync ended with status {failure.status}; trying again in {pause:.0f} seconds", file=sys.stderr, flush=True)
-            await asyncio.sleep(pause)
-    return await attempt()
+            print(f"rsync ended with status {failure.status}; trying again in {left[0]:.0f} seconds", file=sys.stderr, flush=True)
+            await asyncio.sleep(left.pop(0))

@@ -36,12 +36,12 @@ class Ended:
         return document
 
 
-def run(*command: str | Path, stdin: str | bytes = b"", user: str = "") -> Ended:
+def run(*command: str | Path, stdin: str | bytes = b"", user: str = "", patience: float = PATIENCE) -> Ended:
     """Run a command to its end, as root or as another user, and return how it ended."""
     as_user = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"] if user else []
     text = stdin.encode() if isinstance(stdin, str) else stdin
     try:
-        ended = subprocess.run([*as_user, *map(str, command)], input=text, capture_output=True, timeout=PATIENCE, check=False)
+        ended = subprocess.run([*as_user, *map(str, command)], input=text, capture_output=True, timeout=patience, check=False)
     except subprocess.TimeoutExpired:
         print(_who_waits())  # shown with the failure
         raise

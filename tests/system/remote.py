@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .machine import must
 
 HOST = "remote"
+HOST_ADDRESS = "10.77.0.2"
 ADMIN = "admin"
 """The administrator's way in, per ~/.ssh/config of root: another sshd, another key."""
 KEYS = "/root/.ssh/authorized_keys"

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from .conftest import MakeDisk, MakeVault
-from .machine import must, offsitectl
+from .machine import must, offsitectl, write
 from .remote import Remote
 from .trees import Tree, census, differences, plant
-from .vaults import OnDisk, Vault
+from .vaults import ETC, OnDisk, Vault
 
 
 def forget(vault: Vault) -> None:
@@ -70,6 +70,13 @@ def test_everything_comes_back_over_ssh(vault: MakeVault, remote: Remote, key: P
     identity = tmp_path / "identity"
     shutil.copy(made.identity, identity)
     forget(made)
+    known = (ETC / "known_hosts").read_text()
+    (ETC / "known_hosts").unlink()
+    unknown = offsitectl(
+        "restore", "--from", remote.spec, "--to", tmp_path / "b", "--identity", identity, "--passphrase-file", "-", stdin="x"
+    )
+    assert (unknown.status, "/root/.ssh/known_hosts" in unknown.told) == (5, True)
+    write(ETC / "known_hosts", known)
     found = restored(remote.spec, tmp_path / "a", "--identity", identity, "--passphrase-file", "-", stdin=made.passphrase)
     assert differences(found, census(snapshot)) == []
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import MakeVault, fresh_remote, fresh_vault
+from .conftest import MakeDisk, MakeVault, fresh_remote, fresh_vault
 from .daemon import ROOT, Running, Watch
-from .machine import must, offsitectl, write
+from .machine import must, offsitectl, run, write
 from .remote import HOST, NO_RSYNC, Remote, at_remote, host_key
 from .trees import census, differences, plant
 from .vaults import ETC, FIRST, SECOND, Vault
@@ -139,6 +139,21 @@ def _no_such_host(away: AtRemote) -> None:
     away.vault.edit(f"root@{HOST}", "root@no-such-host.invalid")
 
 
+def _old_rsync(away: AtRemote) -> None:
+    """As Ubuntu 22.04 had it at first."""
+    script = '#!/bin/sh\n[ "$1" = --version ] || exec rsync "$@"\necho "rsync  version 3.2.3  protocol version 31"\n'
+    at_remote("cat > /srv/old-rsync && chmod 755 /srv/old-rsync", script)
+    away.vault.set_target('rsync_options = ["--rsync-path=/srv/old-rsync"]')
+
+
+def _another_command(away: AtRemote) -> None:
+    away.remote.let_in(f'command="/bin/false",{away.authorized_keys}')
+
+
+def _a_talkative_login(away: AtRemote) -> None:
+    away.remote.let_in(f'command="echo Welcome",{away.authorized_keys}')
+
+
 def _no_rsync(away: AtRemote) -> None:
     away.remote.let_in(f"{NO_RSYNC},{away.authorized_keys}")
 
@@ -152,11 +167,13 @@ def _no_identity(away: AtRemote) -> None:
     [
         (_other_key, 5, "authorized_keys: {identity}.pub"),
         (_no_identity, 5, "{identity}"),
-        (_unknown_host_key, 5, "Add it to /etc/offsited/known_hosts"),
+        (_unknown_host_key, 5, "offsitectl target trust"),
         (_changed_host_key, 5, "CHANGED"),
         (_nobody_listens, 5, "Check network, host and port of target vps"),
         (_no_such_host, 5, "Check network, host and port of target vps"),
         (_no_rsync, 7, "Install rsync on both sides"),
+        (_another_command, 7, "Does the login at target vps run what it is given"),
+        (_a_talkative_login, 7, "Does the login at target vps run what it is given"),
     ],
     ids=lambda value: value.__name__.strip("_") if callable(value) else "",
 )
@@ -171,6 +188,16 @@ def test_what_hinders_a_sync(intact: AtRemote, arrange: Callable[[AtRemote], Non
 
     restored = offsitectl("restore", intact.vault.name, "--to", intact.vault.root / "restored")
     assert restored.status == status, restored.told
+
+
+def test_an_rsync_that_is_too_old_is_not_written_to_and_is_restored_from(intact: AtRemote, tmp_path: Path) -> None:
+    before = intact.remote.census()
+    _old_rsync(intact)
+    ended = intact.vault.sync()
+    assert (ended.status, ended.json["reason"]) == (7, "rsync-too-old")
+    assert "3.2.3" in ended.told
+    assert intact.remote.census() == before
+    assert differences(census(intact.vault.root / FIRST), intact.vault.restored(tmp_path / "to")) == []
 
 
 def test_a_host_that_is_back_is_synced_to(away: AtRemote, tmp_path: Path) -> None:
@@ -221,3 +248,129 @@ def test_a_timed_sync_waits_for_a_host_that_is_not_there_yet(away: AtRemote) -> 
             assert Running(watch, int(ended.json["job"]), away.vault.name).end()["outcome"] == "done"
     finally:
         at_remote("systemctl start ssh.service")
+
+
+def limited(line: str, directory: str) -> str:
+    """A line for authorized_keys, limited by rrsync as offsited-vault(5) says."""
+    options, _, key = line.partition(" ")
+    return f'{options},command="rrsync -no-lock {directory}" {key}'
+
+
+def test_a_key_that_is_limited_by_rrsync(vault: MakeVault, remote: Remote, key: Path, tmp_path: Path) -> None:
+    """Debian's own: a sync with deletions, a comparison of everything, verify, restore, and nothing outside of its directory."""
+    home = vault()
+    first = home.root / FIRST
+    plant(first)
+    home.point_at(first)
+    at_remote(f"mkdir {remote.directory}")
+    inside = Remote(f"{remote.directory}/inside")
+    made = home.init(f"vps={inside.spec}", key=key).json
+    line = limited(made["authorized_keys"], remote.directory)
+    assert any(step.endswith(line) for step in made["next"]), "init prints that very line"
+    remote.let_in(line)
+    assert home.sync().status == 1, "without the setting its own directory is not found in there"
+    home.set_target(f'rrsync = "{remote.directory}"')
+    home.synced()
+    assert {path.partition("/")[0] for path in inside.files()} - {""} == {"current", "partial", "offsited.json"}
+    assert differences(census(first), home.restored(tmp_path / "first")) == []
+
+    second = home.next_snapshot(first, bulk=300_000)
+    must("rm", "-r", second / "nodes")
+    with home.slow_sync() as job:
+        at_remote("pkill -KILL --full 'rsync --server'")
+        assert job.end()["outcome"] == "done"
+    home.synced("--reconcile")
+    assert offsitectl("verify", home.name, "--level", "data").status == 0
+    assert differences(census(second), home.restored(tmp_path / "second")) == []
+    login = ["-F", "none", "-i", str(home.identity), f"-oUserKnownHostsFile={KNOWN_HOSTS}", "-oBatchMode=yes", f"root@{HOST}"]
+    assert "rrsync error" in run("ssh", *login, "id").told
+
+
+def test_a_limited_key_that_the_vault_file_does_not_speak_of_loses_nothing_in_silence(vault: MakeVault, remote: Remote, key: Path) -> None:
+    """rrsync leaves fifos out without an error. Such a sync is not done."""
+    home = vault()
+    first = home.snapshot()
+    must("mkfifo", first / "fifo")
+    at_remote(f"mkdir {remote.directory}")
+    line = home.init(f"vps=ssh:root@{HOST}/inside", key=key).json["authorized_keys"]
+    remote.let_in(limited(line, remote.directory))
+    ended = home.sync()
+    assert (ended.status, ended.json["reason"]) == (1, "rsync-partial")
+    assert "rrsync" in ended.told
+    assert "commit" not in ended.json or not ended.json["commit"]
+
+
+KEEPER = "keeper"
+"""An account at the remote without any rights."""
+
+
+@pytest.fixture
+def keeper(remote: Remote) -> Iterator[Remote]:
+    """A directory of its own at the remote; `let_in` must be told that it is another account's."""
+    at_remote(f"useradd --create-home {KEEPER} && install -d -o {KEEPER} {remote.directory}")
+    yield remote
+    at_remote(f"userdel --force --remove {KEEPER}")
+
+
+def let_keeper_in(line: str) -> None:
+    at_remote(f"install -d -o {KEEPER} -m 700 ~{KEEPER}/.ssh && cat > ~{KEEPER}/.ssh/authorized_keys", f"{line}\n")
+
+
+@pytest.mark.parametrize("by_rrsync", [False, True], ids=["plain", "rrsync"])
+def test_an_account_without_rights_keeps_owners_and_nodes(
+    vault: MakeVault, keeper: Remote, key: Path, tmp_path: Path, *, by_rrsync: bool
+) -> None:
+    """By --fake-super; a restore brings them back by a pull."""
+    home = vault()
+    first = home.root / FIRST
+    plant(first)
+    home.point_at(first)
+    line = home.init(f"vps=ssh:{KEEPER}@{HOST}{keeper.directory}/inside", key=key).json["authorized_keys"]
+    let_keeper_in(limited(line, keeper.directory) if by_rrsync else line)
+    home.set_target('rsync_options = ["-M--fake-super"]')
+    if by_rrsync:
+        home.set_target(f'rrsync = "{keeper.directory}"')
+    home.synced()
+    assert at_remote(f"find {keeper.directory} ! -user {KEEPER}") == ""
+    assert differences(census(first), home.restored(tmp_path / "to")) == []
+    assert offsitectl("verify", home.name, "--level", "data").status == 0
+    assert home.synced("--reconcile")["sent_bytes"] == 0
+
+
+def test_an_account_without_rights_that_drops_nodes_is_not_green(vault: MakeVault, keeper: Remote, key: Path) -> None:
+    home = vault()
+    must("mknod", home.snapshot() / "null", "c", "1", "3")
+    let_keeper_in(home.init(f"vps=ssh:{KEEPER}@{HOST}{keeper.directory}/inside", key=key).json["authorized_keys"])
+    ended = home.sync()
+    assert (ended.status, ended.json["reason"]) == (1, "rsync-partial")
+    assert "-M--fake-super" in ended.told
+
+
+def commits(vault: Vault) -> dict[str, int]:
+    """The job that made the commit of each target, 0 = there is none."""
+    targets = offsitectl("status", vault.name, "--json").json["vaults"][0]["targets"]
+    return {target["name"]: target["commit_job"] for target in targets}
+
+
+def test_of_several_targets_each_has_its_own_commit(vault: MakeVault, disk: MakeDisk, remote: Remote, key: Path, tmp_path: Path) -> None:
+    """One that fails, whichever it is, does not keep the others from theirs, and catches up later."""
+    home, place = vault(), disk()
+    first = home.snapshot()
+    targets = (f"vps=ssh:root@{HOST}{remote.directory}", f"seed=disk:UUID={place.uuid}")
+    remote.let_in("")
+    line = home.init(*targets, key=key).json["authorized_keys"]
+    assert home.sync("--all").status == 5
+    seeded = commits(home)["seed"]
+    assert commits(home) == {"vps": 0, "seed": seeded}
+    second = home.next_snapshot(first, without=("one",))
+    remote.let_in(line)
+    default = home.synced()
+    assert default["target"] == "vps"
+    place.detach()
+    assert home.sync("--all").status == 5
+    assert commits(home) == {"vps": default["job"], "seed": seeded}
+    place.attach()
+    assert differences(census(first), home.restored(tmp_path / "seed", target="seed")) == []
+    assert differences(census(second), home.restored(tmp_path / "vps", target="vps")) == []
+    home.synced("--all")
+    assert differences(census(second), home.restored(tmp_path / "later", target="seed")) == []

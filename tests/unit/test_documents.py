@@ -62,10 +62,25 @@ def sections(text: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
+def _leaves() -> dict[str, click.Command]:
+    """Every command that does something, by the words that it is typed by."""
+    groups = {name: command for name, command in cli.commands.items() if isinstance(command, click.Group)}
+    below = {f"{name} {word}": command for name, group in groups.items() for word, command in group.commands.items()}
+    return {name: command for name, command in cli.commands.items() if name not in groups} | below
+
+
+COMMANDS = _leaves()
+
+
 def command_sections() -> dict[str, str]:
     """Each command of offsitectl(1), with its heading and text."""
     commands = page("offsitectl.1.scd").partition("\n# COMMANDS\n")[2].partition("\n# ")[0]
-    return {heading.split()[0]: f"{heading}\n{text}" for heading, text in sections(commands).items()}
+    return {_command_of(heading): f"{heading}\n{text}" for heading, text in sections(commands).items()}
+
+
+def _command_of(heading: str) -> str:
+    first, second = [*heading.split(), ""][:2]
+    return f"{first} {second}" if isinstance(cli.commands.get(first), click.Group) else first
 
 
 def options_of(command: click.Command) -> set[str]:
@@ -106,21 +121,21 @@ ALL_COMMAND_LINES = [
 
 
 def test_every_command_has_its_section_and_no_other_has_one() -> None:
-    assert set(command_sections()) == set(cli.commands)
+    assert set(command_sections()) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", cli.commands)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_of_a_command_is_in_its_section_and_no_other_is(name: str) -> None:
     heading, _, text = command_sections()[name].partition("\n")
-    assert set(re.findall(r"^\*(--[a-z-]+)\*", text, flags=re.MULTILINE)) == options_of(cli.commands[name])
-    required = {param.opts[0] for param in cli.commands[name].params if isinstance(param, click.Option) and param.required}
+    assert set(re.findall(r"^\*(--[a-z-]+)\*", text, flags=re.MULTILINE)) == options_of(COMMANDS[name])
+    required = {param.opts[0] for param in COMMANDS[name].params if isinstance(param, click.Option) and param.required}
     assert set(re.findall(r"--[a-z-]+", heading)) == required
 
 
-@pytest.mark.parametrize("name", cli.commands)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_argument_of_a_command_is_in_its_heading(name: str) -> None:
     heading = command_sections()[name].partition("\n")[0]
-    for param in cli.commands[name].params:
+    for param in COMMANDS[name].params:
         if isinstance(param, click.Argument):
             assert str(param.metavar) in heading
 
@@ -131,7 +146,7 @@ def test_options_of_the_program_and_json_are_told() -> None:
 
 
 def test_json_is_of_every_command_as_the_page_says() -> None:
-    assert [name for name, command in cli.commands.items() if "--json" not in {opt for param in command.params for opt in param.opts}] == []
+    assert [name for name, command in COMMANDS.items() if "--json" not in {opt for param in command.params for opt in param.opts}] == []
 
 
 def test_every_exit_status_is_listed_and_no_other() -> None:

@@ -62,6 +62,26 @@ def ssh(**changes: object) -> config.SshTarget:
     return config.SshTarget.model_validate(SSH | changes)
 
 
+def test_a_directory_as_rrsync_shows_it() -> None:
+    assert ssh().shown_directory == "/srv/x"
+    assert ssh(rrsync="/srv").shown_directory == "/x"
+    assert ssh(rrsync="/srv/a", directory="/srv/a/b/c").shown_directory == "/b/c"
+    for rrsync in ("/", "/srv/x", "/srv/x/y", "/sr", "srv"):
+        with pytest.raises(ValidationError):
+            ssh(rrsync=rrsync)
+
+
+@pytest.mark.parametrize(("jump", "valid"), [("h", True), ("u@h:22", True), ("u@[fd00::1]:9", True), ("u@[fd00::1]", True)] + [
+    (wrong, False) for wrong in ("", "u@", "h:", "h:0", "h:65536", "-oProxyCommand=x", "h h", "h;x", "h:22:22", "a@b@c")
+])  # fmt: skip
+def test_a_jump_host(jump: str, valid: bool) -> None:  # noqa: FBT001 - a table
+    if valid:
+        assert ssh(jump=jump).jump == jump
+    else:
+        with pytest.raises(ValidationError):
+            ssh(jump=jump)
+
+
 def test_the_vault_of_the_design() -> None:
     vault = config.parse_vault("home", HOME)
     assert (vault.name, vault.source.root, vault.source.exclude) == ("home", "/backupHome", ("**/.cache/",))

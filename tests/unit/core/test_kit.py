@@ -85,6 +85,11 @@ def test_commands_of_a_host() -> None:
     assert ["gocryptfs", "-ro", "-aessiv", "-masterkey=stdin", "/srv/encrypted", "/run/clear"] in commands
 
 
+def test_a_host_behind_another_one() -> None:
+    target = KIT.vault.target[1].model_copy(update={"jump": "j@gate:2022", "port": 22})
+    assert "-e 'ssh -J j@gate:2022'" in kit.way(target).commands(by_key=False)[1]
+
+
 def test_text_and_page_say_the_same() -> None:
     text = kit.text(KIT, "QR")
     page = kit.page(KIT, "<svg></svg>")

@@ -74,7 +74,7 @@ def test_what_deletes_has_a_list_and_does_not_descend(command: list[str]) -> Non
 @pytest.mark.parametrize("command", INTO_MIRROR)
 def test_what_writes_into_the_mirror(command: list[str]) -> None:
     """Partial and temporary files lie outside `current/`; nanoseconds count; owners are numbers; what was sent is flushed."""
-    assert {"--temp-dir=/srv/x/partial", "--partial-dir=/srv/x/partial", "--modify-window=-1", "--numeric-ids", "--fsync"} <= set(command)
+    assert {"--temp-dir=/srv/x/partial", "--partial-dir=/srv/x/partial", PLACE.exact_times, "--numeric-ids", "--fsync"} <= set(command)
     assert command[-2:] == [f"{VIEW}/", "u@h:/srv/x/current/"]
 
 
@@ -89,6 +89,12 @@ def test_every_command_goes_by_the_targets_way(command: list[str]) -> None:
 def test_what_only_reads_writes_nothing_there(command: list[str]) -> None:
     """Its target's side is a source."""
     assert not command[-1].startswith("u@h:") or "--list-only" in command
+
+
+def test_a_host_is_told_of_nanoseconds_in_the_one_way_that_rrsync_lets_through() -> None:
+    there = Place("u@h:/x", "/x", exact_times=rsync.TOLD_EXACT_TIMES)
+    command = rsync.send_listed("rsync", VIEW, there, LIST)
+    assert [word for word in command if "modify-window" in word] == ["-M--modify-window=-1"]
 
 
 def test_what_is_fetched_by_list_keeps_no_attributes_and_does_not_descend() -> None:
@@ -139,6 +145,25 @@ def test_no_complaint_makes_a_failure_a_success(status: int, complaints: str) ->
     assert (rsync.judge(status, complaints).reason is R.NONE) is (status == 0)
 
 
+@pytest.mark.parametrize(
+    ("told", "version"),
+    [
+        ("rsync  version 3.5.0  protocol version 32\nCopyright (C) 1996-2026", (3, 5, 0)),
+        ("rsync  version 3.2.6  protocol version 31\n", (3, 2, 6)),
+        ("Welcome\nrsync  version v3.2.7dev  protocol version 31\n", (3, 2, 7)),
+        ("openrsync: protocol version 29\nrsync version 2.6.9 compatible\n", (2, 6, 9)),
+        ("", None),
+    ],
+)
+def test_a_version(told: str, version: tuple[int, ...] | None) -> None:
+    assert rsync.parse_version(told) == version
+
+
+def test_how_rsync_is_called_at_the_host() -> None:
+    assert rsync.remote_tool(()) == "rsync"
+    assert rsync.remote_tool(("-z", "--rsync-path=/opt/a", "--rsync-path=sudo rsync")) == "sudo rsync"
+
+
 CLOSED = "rsync: connection unexpectedly closed (0 bytes received so far) [sender]\n"
 FULL = 'rsync: [receiver] write failed on "/srv/x/current/a": No space left on device (28)\n'
 PIPE = "rsync: [sender] write error: Broken pipe (32)\n"
@@ -151,6 +176,10 @@ PIPE = "rsync: [sender] write error: Broken pipe (32)\n"
         (255, "Host key verification failed.\n" + CLOSED, Meaning(R.HOST_KEY_UNKNOWN)),
         (12, "u@h: Permission denied (publickey).\n" + CLOSED, Meaning(R.TARGET_REFUSED)),
         (127, "bash: line 1: rsync: command not found\n" + CLOSED, Meaning(R.RSYNC_MISSING)),
+        (12, CLOSED, Meaning(R.RSYNC_MISSING)),
+        (12, CLOSED.replace("(0", "(10"), Meaning(R.RSYNC_FAILED, transient=True)),
+        (12, "Connection to h port 22 timed out\n" + CLOSED, Meaning(R.TARGET_UNREACHABLE, transient=True)),
+        (2, "protocol version mismatch -- is your shell clean?\n", Meaning(R.RSYNC_MISSING)),
         (11, FULL, Meaning(R.TARGET_FULL)),
         (23, 'rsync: [receiver] mkstemp "/srv/x/partial/.a.1" failed: Disk quota exceeded (122)\n', Meaning(R.TARGET_FULL)),
         (12, FULL + PIPE, Meaning(R.TARGET_FULL)),
@@ -176,6 +205,8 @@ def test_complaints_say_more(status: int, complaints: str, meaning: Meaning) -> 
         ('rsync: [sender] change_dir "/srv/x" failed: No such file or directory (2)', True),
         ('noise\nrsync: [sender] change_dir "/srv/x" failed: No such file or directory (2)\n' + CLOSED, True),
         ('rsync: [sender] change_dir "/srv/x" failed: Permission denied (13)', False),
+        ("/usr/bin/rrsync error: post-realpath open failed (race detected): /x/ No such file or directory\n" + CLOSED, True),
+        ("/usr/bin/rrsync error: Restricted directory does not exist!\n" + CLOSED, False),
         ('rsync: [sender] link_stat "/srv/x" failed: No such file or directory (2)', False),
         ("", False),
     ],

@@ -20,6 +20,7 @@ from offsited.core.rsync_output import (
     parse_listed,
     parse_listing,
     parse_wire_bytes,
+    says_skipped,
 )
 
 
@@ -49,6 +50,11 @@ from offsited.core.rsync_output import (
 )
 def test_lines(line: bytes, found: Running | Item | None) -> None:
     assert parse_line(line) == found
+
+
+def test_what_the_receiver_left_out_is_no_error_to_rsync_and_is_seen() -> None:
+    assert says_skipped(b'skipping non-regular file "dir/fifo"')
+    assert not says_skipped(b"sending incremental file list")
 
 
 @given(st.binary())

@@ -378,6 +378,37 @@ def test_what_cannot_pass_is_not(status: int, tries: int) -> None:
     assert len(tried) == tries
 
 
+@pytest.mark.parametrize(("long", "tries"), [(3600.0, 3), (0.0, 10)])
+def test_an_attempt_that_got_somewhere_has_earned_all_tries_anew(monkeypatch: pytest.MonkeyPatch, long: float, tries: int) -> None:
+    """`long` = 0: each of them did."""
+    monkeypatch.setattr(transfer, "LONG", long)
+    tried: list[int] = []
+
+    async def attempt() -> None:
+        tried.append(1)
+        if len(tried) < 10:
+            raise TransferFailed(30, "")
+
+    if tries < 10:
+        with pytest.raises(TransferFailed):
+            run(transfer.patiently(attempt, AT_ONCE))
+    else:
+        run(transfer.patiently(attempt, AT_ONCE))
+    assert len(tried) == tries
+
+
+def test_it_is_not_tried_for_longer_than_enough() -> None:
+    tried: list[int] = []
+
+    async def attempt() -> None:
+        tried.append(1)
+        raise TransferFailed(30, "")
+
+    with pytest.raises(TransferFailed):
+        run(transfer.patiently(attempt, AT_ONCE, enough=-1.0))
+    assert len(tried) == 1
+
+
 def test_each_list_is_a_file_of_its_own_for_root_alone(transfers: Transfers) -> None:
     first, second = transfers.list_file([b"a", b"\xff\n"]), transfers.list_file([])
     assert first != second
