@@ -75,6 +75,16 @@ class VaultIdentity(BaseModel):
     id: str
 
 
+class Arrival(BaseModel):
+    """`state/targets/T/arrival.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int = 1
+    arrival: str
+    """As `Disks.arrival` names it."""
+
+
 class KeyRecord(BaseModel):
     """`state/key.json`: the key file that the vault must have. Times in microseconds since the epoch, 0 = never."""
 
@@ -126,6 +136,20 @@ class VaultFiles:
     def target(self, name: str) -> Path:
         """The directory of what target `name` is known to hold."""
         return self.state / "targets" / name
+
+    def arrival(self, target: str) -> str:
+        """Which arrival of a target's disk was heeded last; "" = none."""
+        try:
+            return Arrival.model_validate_json((self.target(target) / "arrival.json").read_bytes()).arrival
+        except (OSError, ValidationError):
+            return ""
+
+    def write_arrival(self, target: str, arrival: str) -> None:
+        """Keep which arrival of a target's disk was heeded. Where the vault has no state it does not matter."""
+        if not self.state.is_dir():
+            return
+        self.target(target).mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(self.target(target) / "arrival.json", Arrival(arrival=arrival).model_dump_json().encode())
 
     def create(self) -> None:
         """Make the directories of a new vault, and its id. What is there stays."""

@@ -21,6 +21,12 @@ class Kind(StrEnum):
     VERIFY = "verify"
     RESTORE_TEST = "restore-test"
     MOUNT = "mount"
+    SEAL = "seal"
+    ADOPT = "adopt"
+
+
+WRITING = frozenset({Kind.SYNC, Kind.SEAL, Kind.ADOPT})
+"""Jobs that write to a target, or to what is known of one: a vault has one of them at a time."""
 
 
 class Options(BaseModel):
@@ -35,6 +41,10 @@ class Options(BaseModel):
     dry_run: bool = False
     without_manifest: bool = False
     timed: bool = False
+    arrived: bool = False
+    """Asked for by the arrival of the target's disk."""
+    seed: str = ""
+    """Of an adoption: the target that what lies there was filled as."""
     approved: str = ""
     """Id of the held set that a person has released."""
     level: str = ""
