@@ -12,7 +12,7 @@ the directory. One writer at a time: a job's record belongs to the daemon until 
     /var/lib/offsited/vaults/NAME/state/key.json       which key file it must be
     /var/lib/offsited/vaults/NAME/state/jobs/ID.json   one job's record
     /var/lib/offsited/vaults/NAME/state/mounts/        where jobs have mounted something for all to see
-    /var/lib/offsited/vaults/NAME/state/targets/T/     what one target is known to hold
+    /var/lib/offsited/vaults/NAME/state/targets/T/     what one target is known to hold, and which arrival of its disk was heeded
     /var/lib/offsited/vaults/NAME/state/notices/       what was told, and notices that are not sent yet (spool)
 """
 

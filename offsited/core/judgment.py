@@ -135,10 +135,11 @@ class _Judging:
             self._tell(event, record.target, record.job)
 
     def take_configuration(self) -> None:
-        """A vault file that cannot be used, and state of ours that is damaged."""
+        """A vault file that cannot be used, state of ours that is damaged, arrays that are degraded."""
         self._let("config", Event.FAILED, "", self._facts.invalid)
         for target in self._facts.targets:
             self._let(f"state:{target.name}", Event.DEGRADED, target.name, "" if target.intact else Why.COMMIT_MISSING)
+            self._let(f"array:{target.name}", Event.DEGRADED, target.name, Why.ARRAY_DEGRADED if target.degraded else "")
 
     def take_transit(self) -> None:
         """Seeds on their way are no news: whoever sealed one knows. They are a matter of reminders alone, and of their targets' age nothing

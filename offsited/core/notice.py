@@ -52,6 +52,7 @@ class Why(StrEnum):
     COMMIT_MISSING = "commit-missing"
     STILL_RUNNING = "still-running"
     IN_TRANSIT = "in-transit"
+    ARRAY_DEGRADED = "array-degraded"
 
 
 _WHY: Final[Mapping[str, tuple[str, str]]] = {
@@ -71,6 +72,10 @@ _WHY: Final[Mapping[str, tuple[str, str]]] = {
     Why.STILL_RUNNING: (
         "a timed sync was skipped, because the one before it still runs",
         "See how far it is: offsitectl status {vault}. Nothing is lost: the next sync brings the newest snapshot",
+    ),
+    Why.ARRAY_DEGRADED: (
+        "the RAID array that the target lies on lacks a device",
+        "See which: cat /proc/mdstat. Replace it; the next sync sees whether all is well again",
     ),
     Why.IN_TRANSIT: (
         "the seed was sealed and has not been adopted yet; nothing is synced meanwhile",
@@ -202,6 +207,8 @@ class TargetFacts:
     """The last sync that confirmed it to hold a snapshot."""
     dated: int = 0
     """The date of the snapshot in its commit, as this machine keeps it; 0 = undated or not known."""
+    degraded: bool = False
+    """The array that its disk lies on lacked a device when a job was last done with it."""
     intact: bool = True
     """Whether this machine's copy of the commit is there and can be read, if there should be one."""
 

@@ -159,6 +159,7 @@ class Target:
     stale_after: int = 0
     free_bytes: int = 0
     size_bytes: int = 0
+    degraded: bool = False
 
     @classmethod
     def of(cls, properties: Properties) -> Self:
@@ -175,6 +176,7 @@ class Target:
             stale_after=int(properties.get("StaleAfter", 0)),
             free_bytes=int(properties.get("FreeBytes", 0)),
             size_bytes=int(properties.get("SizeBytes", 0)),
+            degraded=bool(properties.get("Degraded", False)),
             kind=str(properties.get("Kind", "")),
             default=bool(properties.get("Default", False)),
             state=str(properties.get("State", "")),

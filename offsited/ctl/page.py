@@ -139,6 +139,8 @@ def _target(target: Target, width: int, now: int, zone: tzinfo | None) -> Iterat
     name = words.printable(target.name).ljust(width)
     state = f", {words.printable(target.state)}" if target.state not in {"", "unknown"} else ""
     yield f"  target    {name}  {words.printable(target.kind)}{state}{', default' if target.default else ''}: {_holding(target, now, zone)}"
+    if target.degraded:
+        yield f"            {' ' * width}  {click.style('its RAID array lacks a device', fg='red')}: see cat /proc/mdstat"
     if checked := _checked(target, now, zone):
         yield f"            {' ' * width}  {checked}"
     if target.check_reason:

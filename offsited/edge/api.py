@@ -233,6 +233,7 @@ class TargetExport(_Exported):
             **self._age(known),
             "FreeBytes": known.room[0],
             "SizeBytes": known.room[1],
+            "Degraded": known.degraded,
         }
 
     def _key_file(self, known: KnownTarget) -> str:

@@ -46,7 +46,7 @@ _NOTHING: Final[Mapping[str, int]] = {}
 _CHECKED: Final = ("State", "Verified", "Proven", "CheckReason")
 _SYNCED: Final = (
     "State", "CommitJob", "SnapshotDated", "Confirmed", "KeyFile", "LastOutcome", "LastReason", "FreeBytes", "SizeBytes",
-    "HeldPlan", "HeldDeleted", "HeldDeletedBytes", "HeldChanged", "HeldChangedBytes", "Verified", "Stage", "Sealed",
+    "HeldPlan", "HeldDeleted", "HeldDeletedBytes", "HeldChanged", "HeldChangedBytes", "Verified", "Stage", "Sealed", "Degraded",
 )  # fmt: skip
 """Properties of a target that the end of a job may change."""
 PATHS_MAX: Final = 64 << 20
@@ -418,7 +418,11 @@ class Engine:
         """Start a job that reads a target, of which there is one of a kind at a time: it has a place for what it notes."""
         async with self._starting[f"{kind} {name}"]:
             vault = self.vault(name)
-            wanted = _find_target(vault, target)
+            wanted = asked = _find_target(vault, target)
+            if options.timed:
+                wanted = vault.awaited(wanted) or wanted
+                if vault.life(wanted.name).sealed:
+                    raise _refusal(vault, asked.name, Reason.SEED_IN_TRANSIT)
             running = self.jobs.reading(name, wanted.name, kind)
             if running is not None:
                 raise Busy(f"job {running.number} does that to target {wanted.name} already", hint=f"Follow it: offsitectl monitor {name}")

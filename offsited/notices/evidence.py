@@ -62,12 +62,15 @@ def limits_of(vault: Vault, notify: Notify) -> Mapping[str, int]:
 
 def _targets(files: VaultFiles, limits: Mapping[str, int], records: Iterable[JobRecord]) -> tuple[TargetFacts, ...]:
     done = {record.target: record for record in ended(records) if record.kind in WRITING and record.outcome is Outcome.DONE}
-    return tuple(_target(files, name, limit, done.get(name)) for name, limit in limits.items())
+    seen = {record.target: record.degraded for record in ended(records) if record.capacity}
+    return tuple(_target(files, name, limit, done.get(name), degraded=seen.get(name, False)) for name, limit in limits.items())
 
 
-def _target(files: VaultFiles, name: str, limit: int, done: JobRecord | None) -> TargetFacts:
+def _target(files: VaultFiles, name: str, limit: int, done: JobRecord | None, *, degraded: bool) -> TargetFacts:
     commit = _commit(files.target(name) / COMMIT_FILE)
-    return TargetFacts(name, limit, done, commit.snapshot_dated if commit else 0, intact=commit is not None or done is None)
+    return TargetFacts(
+        name, limit, done, commit.snapshot_dated if commit else 0, degraded=degraded, intact=commit is not None or done is None
+    )
 
 
 def _commit(path: Path) -> Commit | None:

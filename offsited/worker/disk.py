@@ -18,6 +18,7 @@ from offsited.core.outcome import Reason
 from offsited.core.rsync import Place
 from offsited.errors import JobFailed
 from offsited.worker import mounts, process
+from offsited.worker.array import is_degraded
 from offsited.worker.job import Job
 from offsited.worker.target import SMALL, Found
 from offsited.worker.transfer import Transfers
@@ -92,13 +93,15 @@ class Disk:
             raise JobFailed(Reason.TARGET_READ_ONLY, "the kernel mounted it read-only")
         self._show(_open_if_there, writing=writing)
 
-    def room(self) -> dict[str, int]:
-        """Bytes free in its file system, and in all, as a record has them; nothing if the disk does not tell any more."""
+    def facts(self) -> dict[str, int]:
+        """Bytes free in its file system, and in all, and whether its array lacks a device, as a record has them; nothing if the disk does
+        not tell any more."""
         try:
             found = os.statvfs(self.root)
         except OSError:
             return {}
-        return {"free": found.f_bavail * found.f_frsize, "capacity": found.f_blocks * found.f_frsize}
+        room = {"free": found.f_bavail * found.f_frsize, "capacity": found.f_blocks * found.f_frsize}
+        return {**room, "degraded": is_degraded(self.device)}
 
     def _show(self, opening: Callable[[int, str], int | None], *, writing: bool) -> None:
         top = os.open(self.root, _DIRECTORY | os.O_CLOEXEC)

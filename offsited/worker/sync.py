@@ -65,7 +65,7 @@ async def sync_to(job: Job) -> tuple[Ending, Target]:
         ending = await syncing.run(confirmed)
     finally:
         if isinstance(reached, Disk):
-            job.report.note(**await asyncio.to_thread(reached.room))
+            job.report.note(**await asyncio.to_thread(reached.facts))
     job.report.note(newer=not await asyncio.to_thread(snapshot.is_newest, job.vault.source, opened))
     return ending, reached
 

@@ -80,6 +80,7 @@ def sent() -> int:
 def test_a_seed_is_filled_sealed_carried_and_adopted(seed: Seed, tmp_path: Path) -> None:
     assert seed.vault.synced("--timed")["target"] == "seed"
     assert seed.stages() == ("seeding", "seeding")
+    assert offsitectl("verify", seed.vault.name, "--timed", "--json").json["target"] == "seed"
     early = seed.vault.sync("--target", "vps")
     assert early.status == 5
     assert "waits for its seed" in early.told
@@ -90,6 +91,7 @@ def test_a_seed_is_filled_sealed_carried_and_adopted(seed: Seed, tmp_path: Path)
     assert waiting.status == 5
     assert "on its way" in waiting.told
     assert seed.target("vps")["last_outcome"] == "in-transit"
+    assert offsitectl("verify", seed.vault.name, "--timed").status == 5
     to_do = offsitectl("status", seed.vault.name).stdout
     assert f"offsitectl target adopt {seed.vault.name} vps --from seed" in to_do
 
