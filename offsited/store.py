@@ -145,10 +145,8 @@ class VaultFiles:
             return ""
 
     def write_arrival(self, target: str, arrival: str) -> None:
-        """Keep which arrival of a target's disk was heeded. Where the vault has no state it does not matter."""
-        if not self.state.is_dir():
-            return
-        self.target(target).mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Keep which arrival of a target's disk was heeded. Raise OSError, also where the vault has no state: none is made."""
+        self.target(target).mkdir(mode=0o700, exist_ok=True)
         write_whole(self.target(target) / "arrival.json", Arrival(arrival=arrival).model_dump_json().encode())
 
     def create(self) -> None:

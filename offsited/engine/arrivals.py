@@ -62,7 +62,7 @@ class Arrivals:
             self._waiting[key] = arrival
             self._spawn(self._arrived(vault, target.name, arrival))
         else:
-            self._spawn(asyncio.to_thread(vault.files.write_arrival, target.name, arrival))
+            self._spawn(self._keep(vault, target.name, arrival))
         return True
 
     def again(self, vault: KnownVault) -> None:
@@ -103,7 +103,16 @@ class Arrivals:
             return
         except OffsitedError as error:
             _log.error("vault %s: the disk of target %s is here, but: %s", *key, error.message, extra=_fields(*key))
-        await asyncio.to_thread(vault.files.write_arrival, target, arrival)
+        await self._keep(vault, target, arrival)
+
+    @staticmethod
+    async def _keep(vault: KnownVault, target: str, arrival: str) -> None:
+        """Without a record of it the worst is one sync too many, after a restart of the daemon."""
+        try:
+            await asyncio.to_thread(vault.files.write_arrival, target, arrival)
+        except OSError as error:  # no room; or the vault was removed
+            message = "vault %s: the arrival of target %s cannot be kept on record: %s"
+            _log.warning(message, vault.name, target, error.strerror, extra=_fields(vault.name, target))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -171,7 +171,8 @@ def test_which_arrival_was_heeded_is_kept_for_each_target(files: VaultFiles, sto
     (files.target("seed") / "arrival.json").write_text("{")
     assert files.arrival("seed") == ""
     gone = store.vault_files("gone")
-    gone.write_arrival("seed", "boot:7")
+    with pytest.raises(FileNotFoundError):
+        gone.write_arrival("seed", "boot:7")
     assert not gone.directory.exists()
 
 
