@@ -509,9 +509,7 @@ def _refusal(vault: KnownVault, target: str, reason: Reason) -> OffsitedError:
     """What a person is told of a sync that cannot begin."""
     advice = ADVICE[reason]
     error = TargetAbsent if advice.exit_status is Exit.ABSENT else Failed
-    return error(
-        f"target {target} of vault {vault.name}: {advice.sentence}", hint=advice.hint.format(vault=vault.name, target=target, job=0)
-    )
+    return error(f"target {target}: {advice.sentence}", hint=advice.hint.format(vault=vault.name, target=target, job=0))
 
 
 def _enter(vault: str) -> str:

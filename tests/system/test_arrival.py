@@ -175,7 +175,7 @@ def test_a_disk_that_is_pulled_out_ends_its_job_and_goes_on_when_it_is_back(home
     assert differences(census(second), home.vault.restored(tmp_path / "to")) == []
 
 
-def test_a_degraded_or_read_only_disk_is_told_and_not_written_to(home: OnDisk) -> None:
+def test_a_read_only_disk_is_told_and_not_written_to(home: OnDisk) -> None:
     """An array that the kernel has set read-only looks like this."""
     home.disk.detach()
     home.disk.attach(read_only=True)
