@@ -12,7 +12,7 @@ the directory. One writer at a time: a job's record belongs to the daemon until 
     /var/lib/offsited/vaults/NAME/state/key.json       which key file it must be
     /var/lib/offsited/vaults/NAME/state/jobs/ID.json   one job's record
     /var/lib/offsited/vaults/NAME/state/mounts/        where jobs have mounted something for all to see
-    /var/lib/offsited/vaults/NAME/state/targets/T/     what one target is known to hold
+    /var/lib/offsited/vaults/NAME/state/targets/T/     what one target is known to hold, and which arrival of its disk was heeded
     /var/lib/offsited/vaults/NAME/state/notices/       what was told, and notices that are not sent yet (spool)
 """
 
@@ -75,6 +75,16 @@ class VaultIdentity(BaseModel):
     id: str
 
 
+class Arrival(BaseModel):
+    """`state/targets/T/arrival.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int = 1
+    arrival: str
+    """As `Disks.arrival` names it."""
+
+
 class KeyRecord(BaseModel):
     """`state/key.json`: the key file that the vault must have. Times in microseconds since the epoch, 0 = never."""
 
@@ -126,6 +136,18 @@ class VaultFiles:
     def target(self, name: str) -> Path:
         """The directory of what target `name` is known to hold."""
         return self.state / "targets" / name
+
+    def arrival(self, target: str) -> str:
+        """Which arrival of a target's disk was heeded last; "" = none."""
+        try:
+            return Arrival.model_validate_json((self.target(target) / "arrival.json").read_bytes()).arrival
+        except (OSError, ValidationError):
+            return ""
+
+    def write_arrival(self, target: str, arrival: str) -> None:
+        """Keep which arrival of a target's disk was heeded. Raise OSError, also where the vault has no state: none is made."""
+        self.target(target).mkdir(mode=0o700, exist_ok=True)
+        write_whole(self.target(target) / "arrival.json", Arrival(arrival=arrival).model_dump_json().encode())
 
     def create(self) -> None:
         """Make the directories of a new vault, and its id. What is there stays."""

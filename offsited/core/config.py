@@ -64,6 +64,13 @@ def _remote_directory(text: str) -> str:
     return path
 
 
+def _mount_point(text: str) -> str:
+    path = _absolute(text)
+    if path == "/" or any(char in path for char in ": "):  # as systemd's ReadWritePaths= takes it
+        raise ValueError("must be a mount point other than /, without colons and spaces")
+    return path
+
+
 def _inside_disk(text: str) -> str:
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or path == PurePosixPath() or "\0" in text or "\n" in text:
@@ -210,12 +217,14 @@ class _Target(_Table):
 
 
 class DiskTarget(_Target):
-    """A directory on a local file system, found by its UUID or label and mounted by the job alone."""
+    """A directory on a local file system, found by its UUID or label and mounted by the job alone, or by somebody else at `path`."""
 
     kind: Literal["disk"]
     uuid: Annotated[str, Field(pattern=r"^[0-9A-Fa-f-]{4,36}$")] | None = None
     label: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]{1,64}$")] | None = None
     directory: Annotated[str, AfterValidator(_inside_disk)]
+    path: Annotated[str, AfterValidator(_mount_point)] | None = None
+    """Where the file system is mounted already, and by whom is not our affair."""
     on_arrival: Literal["sync", "nothing"] = "nothing"
 
     @model_validator(mode="after")
@@ -275,6 +284,7 @@ class Vault(_Table):
     @model_validator(mode="after")
     def _targets_agree(self) -> Self:
         names = [target.name for target in self.target]
+        disks = [target.name for target in self.target if isinstance(target, DiskTarget)]
         if self.credential and self.passphrase_command:
             raise ValueError("credential and passphrase_command exclude each other")
         if not names:
@@ -284,8 +294,8 @@ class Vault(_Table):
         if sum(target.default for target in self.target) > 1:
             raise ValueError("more than one target has default = true")
         for target in self.target:
-            if isinstance(target, SshTarget) and target.seed not in {None, *names}:
-                raise ValueError(f"target {target.name}: seed = {target.seed!r} is no target of this vault")
+            if isinstance(target, SshTarget) and target.seed not in {None, *disks}:
+                raise ValueError(f"target {target.name}: seed = {target.seed!r} is no disk target of this vault")
         return self
 
     @property

@@ -14,11 +14,13 @@ from typing import Final
 
 from offsited.core.notice import Event, Facts, Mark, Moment, Notice, Ping, Remembered, TargetFacts, Trouble, Why
 from offsited.core.outcome import ADVICE, Outcome, Reason, parse_reason
-from offsited.core.record import JobRecord, Kind
+from offsited.core.record import WRITING, JobRecord, Kind
 from offsited.errors import Exit
 
 DAY: Final = 86_400_000_000
 """Microseconds between two reminders."""
+WEEK: Final = 7 * DAY
+"""The same while a seed is in transit: that was meant, and takes its time."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ def judge(before: Remembered | None, facts: Facts, moment: Moment, *, on_success
     judging = _Judging(before or _beginning(facts, moment), facts, moment, on_success=on_success)
     judging.take_jobs()
     judging.take_configuration()
+    judging.take_transit()
     judging.take_ages()
     judging.take_skipped()
     judging.remind()
@@ -87,7 +90,7 @@ def event_of(record: JobRecord) -> Event | None:
 
 def _beginning(facts: Facts, moment: Moment) -> Remembered:
     """Of jobs from before this was kept, each target's last sync alone is worth telling."""
-    last = {record.target: record.job for record in ended(facts.records) if record.kind is Kind.SYNC}
+    last = {record.target: record.job for record in ended(facts.records) if record.kind in WRITING}
     judged = tuple(sorted(record.job for record in facts.records if record.outcome is not None and record.job not in last.values()))
     return Remembered(clock=Mark.start(moment, moment.now), judged=judged)
 
@@ -119,9 +122,11 @@ class _Judging:
         event = event_of(record)
         if event is None or record.kind in {Kind.RESTORE, Kind.MOUNT}:  # a person asked for it, and was told
             return
-        if record.kind is Kind.SYNC:
+        if record.kind in {Kind.SEAL, Kind.ADOPT} and event is not Event.SUCCESS:  # likewise
+            return
+        if record.kind in WRITING:
             self._last_sync = event
-        key = f"{record.kind}:{record.target}"
+        key = f"{Kind.SYNC if record.kind in WRITING else record.kind}:{record.target}"
         if event is not Event.SUCCESS:
             self._begin(key, self._trouble(event, record.target, record.reason, record.job, record.ended))
         elif key in self._troubles:
@@ -130,10 +135,25 @@ class _Judging:
             self._tell(event, record.target, record.job)
 
     def take_configuration(self) -> None:
-        """A vault file that cannot be used, and state of ours that is damaged."""
+        """A vault file that cannot be used, state of ours that is damaged, arrays that are degraded."""
         self._let("config", Event.FAILED, "", self._facts.invalid)
         for target in self._facts.targets:
             self._let(f"state:{target.name}", Event.DEGRADED, target.name, "" if target.intact else Why.COMMIT_MISSING)
+            self._let(f"array:{target.name}", Event.DEGRADED, target.name, Why.ARRAY_DEGRADED if target.degraded else "")
+
+    def take_transit(self) -> None:
+        """Seeds on their way are no news: whoever sealed one knows. They are a matter of reminders alone, and of their targets' age nothing
+        is told meanwhile."""
+        over = [
+            key for key, trouble in self._troubles.items() if trouble.event is Event.TRANSIT and trouble.target not in self._facts.transit
+        ]
+        for key in over:
+            del self._troubles[key]
+        for target in self._facts.transit:
+            self._troubles.pop(f"stale:{target}", None)
+        told = {since: target for target, since in self._facts.transit.items()}  # of a seed and its heirs one is enough
+        for since, target in told.items():
+            self._troubles.setdefault(f"transit:{target}", self._trouble(Event.TRANSIT, target, Why.IN_TRANSIT, 0, since))
 
     def take_ages(self) -> None:
         """Too old or not. A target that is configured no longer is forgotten without a word."""
@@ -143,6 +163,8 @@ class _Judging:
         for target in self._facts.targets:
             mark = self._targets[target.name] = advanced(self._targets.get(target.name), target, self._moment)
             job = target.done.job if target.done else 0
+            if target.name in self._facts.transit:
+                continue
             self._let(f"stale:{target.name}", Event.STALE, target.name, staleness(target, mark), job)
 
     def take_skipped(self) -> None:
@@ -154,9 +176,9 @@ class _Judging:
             self._tell(Event.SKIPPED, target, job, (self._trouble(Event.SKIPPED, target, Why.STILL_RUNNING, job),))
 
     def remind(self) -> None:
-        """Once a day, of everything that lasts, in one notice."""
-        lasting = tuple(self._troubles.values())
-        if any(self._clock.reading - trouble.told >= DAY for trouble in lasting):
+        """Once a day, of everything that lasts, in one notice; of seeds in transit alone once a week."""
+        lasting = tuple(sorted(self._troubles.values(), key=lambda trouble: trouble.event is Event.TRANSIT))
+        if any(self._clock.reading - trouble.told >= (WEEK if trouble.event is Event.TRANSIT else DAY) for trouble in lasting):
             told = {"told": self._clock.reading}
             self._troubles = {key: trouble.model_copy(update=told) for key, trouble in self._troubles.items()}
             first = lasting[0]
@@ -174,12 +196,13 @@ class _Judging:
         return Judgment(tuple(self._notices), remembered, self._ping())
 
     def _ping(self) -> Ping | None:
-        """Success only while nothing at all is wrong with the vault; failure as soon as something is."""
-        if any(notice.event is not Event.SKIPPED for notice in self._notices if notice.troubles) and self._troubles:
+        """Success only while nothing at all is wrong with the vault; failure as soon as something is. A seed in transit is neither."""
+        wrong = any(trouble.event is not Event.TRANSIT for trouble in self._troubles.values())
+        if any(notice.event not in {Event.SKIPPED, Event.TRANSIT} for notice in self._notices if notice.troubles) and wrong:
             return Ping.FAIL
         if self._last_sync is None:
             return None
-        return Ping.FAIL if self._troubles else Ping.SUCCESS
+        return Ping.FAIL if wrong else Ping.SUCCESS
 
     def _let(self, key: str, event: Event, target: str, reason: str, job: int = 0) -> None:
         """A trouble is there for a reason, or for none is not."""

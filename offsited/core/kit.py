@@ -18,7 +18,7 @@ from offsited.errors import InvalidArgs
 
 LINES: Final = 4
 _DIGITS: Final = 16
-_FAKE_SUPER: Final = "-M--fake-super"
+FAKE_SUPER: Final = "-M--fake-super"
 CLEAR: Final = "/run/clear"
 ENCRYPTED: Final = "/srv/encrypted"
 RESTORED: Final = "/srv/restored"
@@ -85,7 +85,7 @@ def way(target: DiskTarget | SshTarget) -> Way:
         return Way(
             f"Target {target.name}, the disk with {_identity(target)}", fetch, tree, ("umount -l /mnt",)
         )  # gocryptfs may need a moment to end
-    options = ["-aH", "--numeric-ids", *([_FAKE_SUPER] if _FAKE_SUPER in target.rsync_options else [])]
+    options = ["-aH", "--numeric-ids", *([FAKE_SUPER] if FAKE_SUPER in target.rsync_options else [])]
     way_there = [*(["-p", str(target.port)] if target.port != 22 else []), *(["-J", target.jump] if target.jump else [])]
     shell = ["-e", " ".join(["ssh", *way_there])] if way_there else []
     source = f"{ssh.location(target)}/{names.CURRENT_DIR}/"

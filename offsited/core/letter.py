@@ -33,6 +33,7 @@ _HEADLINES: Final = {
     Event.STALE: "TOO OLD",
     Event.DEGRADED: "incomplete",
     Event.SKIPPED: "a run was skipped",
+    Event.TRANSIT: "the seed is in transit",
     Event.RECOVERED: "all is well again",
     Event.SUCCESS: "done",
 }
@@ -122,7 +123,13 @@ def _body(notice: Notice, around: Circumstances) -> Iterator[str]:
     if notice.job:
         yield f"      journalctl OFFSITED_VAULT={notice.vault} OFFSITED_JOB={notice.job}"
     if notice.troubles and notice.event not in {Event.RECOVERED, Event.SKIPPED}:
-        yield from ("", _ENDINGS[notice.reminder])
+        yield from ("", _ending(notice))
+
+
+def _ending(notice: Notice) -> str:
+    if notice.event is Event.TRANSIT:
+        return "You are reminded once a week until it is adopted."
+    return _ENDINGS[notice.reminder]
 
 
 def _explained(notice: Notice, trouble: Trouble) -> tuple[str, str]:
@@ -142,7 +149,7 @@ def _trouble(notice: Notice, trouble: Trouble, around: Circumstances) -> Iterato
 
 
 def _job(record: JobRecord, zone: tzinfo | None) -> Iterator[str]:
-    asked = "timer" if record.options.timed else "person"
+    asked = "disk that arrived" if record.options.arrived else "timer" if record.options.timed else "person"
     took = f", took {words.duration((record.ended - record.started) / 1e6)}" if record.started and record.ended else ""
     yield from _line("Job", f"{record.job}, {_doing(record)}, asked for by a {asked} at {words.moment(record.requested, zone)}{took}")
     if record.outcome is None or not record.started:

@@ -8,7 +8,7 @@ from typing import Final
 from offsited.core.judgment import advanced, ended, staleness
 from offsited.core.notice import Facts, Moment, Remembered, TargetFacts
 from offsited.core.outcome import Outcome
-from offsited.core.record import JobRecord, Kind
+from offsited.core.record import WRITING, JobRecord
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Standing:
 
     def last(self, target: TargetFacts) -> JobRecord | None:
         """The last sync to a target that ended."""
-        syncs = [record for record in ended(self.facts.records) if record.kind is Kind.SYNC and record.target == target.name]
+        syncs = [record for record in ended(self.facts.records) if record.kind in WRITING and record.target == target.name]
         return syncs[-1] if syncs else None
 
 

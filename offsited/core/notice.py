@@ -2,7 +2,7 @@
 """The vocabulary of notices: what can be told, why, what is remembered of it, and on what it is judged (core.judgment). Pure values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -24,6 +24,7 @@ class Event(StrEnum):
     STALE = "stale"
     DEGRADED = "degraded"
     SKIPPED = "skipped"
+    TRANSIT = "transit"
     RECOVERED = "recovered"
     SUCCESS = "success"
 
@@ -35,6 +36,7 @@ MESSAGE_IDS: Final[Mapping[Event, str]] = {
     Event.STALE: names.MESSAGE_STALE,
     Event.DEGRADED: names.MESSAGE_DEGRADED,
     Event.SKIPPED: names.MESSAGE_SKIPPED,
+    Event.TRANSIT: names.MESSAGE_TRANSIT,
     Event.RECOVERED: names.MESSAGE_RECOVERED,
     Event.SUCCESS: names.MESSAGE_DONE,
 }
@@ -49,6 +51,8 @@ class Why(StrEnum):
     SNAPSHOT_OLD = "snapshot-old"
     COMMIT_MISSING = "commit-missing"
     STILL_RUNNING = "still-running"
+    IN_TRANSIT = "in-transit"
+    ARRAY_DEGRADED = "array-degraded"
 
 
 _WHY: Final[Mapping[str, tuple[str, str]]] = {
@@ -68,6 +72,14 @@ _WHY: Final[Mapping[str, tuple[str, str]]] = {
     Why.STILL_RUNNING: (
         "a timed sync was skipped, because the one before it still runs",
         "See how far it is: offsitectl status {vault}. Nothing is lost: the next sync brings the newest snapshot",
+    ),
+    Why.ARRAY_DEGRADED: (
+        "the RAID array that the target lies on lacks a device",
+        "See which: cat /proc/mdstat. Replace it; the next sync sees whether all is well again",
+    ),
+    Why.IN_TRANSIT: (
+        "the seed was sealed and has not been adopted yet; nothing is synced meanwhile",
+        "Has it arrived? How it is adopted: offsitectl status {vault}",
     ),
 }
 _SENTENCES: Final[Mapping[Outcome, str]] = {
@@ -195,6 +207,8 @@ class TargetFacts:
     """The last sync that confirmed it to hold a snapshot."""
     dated: int = 0
     """The date of the snapshot in its commit, as this machine keeps it; 0 = undated or not known."""
+    degraded: bool = False
+    """The array that its disk lies on lacked a device when a job was last done with it."""
     intact: bool = True
     """Whether this machine's copy of the commit is there and can be read, if there should be one."""
 
@@ -224,6 +238,8 @@ class Facts:
     """A word of Reason if the vault file cannot be used: then `targets` are those of before."""
     skipped: int = 0
     """A running job for which a timed run was just skipped."""
+    transit: Mapping[str, int] = field(default_factory=dict)
+    """Targets that wait for a sealed disk to be adopted, each with when it was sealed."""
 
 
 class Unsent(StrEnum):

@@ -15,6 +15,8 @@ class Outcome(StrEnum):
     HELD = "held"
     FAILED = "failed"
     CANCELED = "canceled"
+    IN_TRANSIT = "in-transit"
+    """Nothing was done, since the target's disk was sealed and is on its way."""
 
 
 class Reason(StrEnum):
@@ -72,6 +74,15 @@ class Reason(StrEnum):
     TARGET_DAMAGED = "target-damaged"
     TARGET_EMPTY = "target-empty"
     TARGET_UNKNOWN = "target-unknown"
+    TARGET_LOST = "target-lost"
+    TARGET_CLONED = "target-cloned"
+    TARGET_BUSY = "target-busy"
+
+    SEED_IN_TRANSIT = "seed-in-transit"
+    SEED_AWAITED = "seed-awaited"
+    SEED_EMPTY = "seed-empty"
+    SEED_OTHER = "seed-other"
+    SEED_DIFFERENT = "seed-different"
 
     PATH_NOT_IN_BACKUP = "path-not-in-backup"
     DESTINATION_UNUSABLE = "destination-unusable"
@@ -145,6 +156,14 @@ ADVICE: dict[Reason, Advice] = {
     Reason.TARGET_DAMAGED: Advice(_F, "what offsited keeps at the target cannot be read", _JOURNAL),
     Reason.TARGET_EMPTY: Advice(_F, "the target holds no backup of this vault yet", "Sync first: offsitectl sync {vault} --target {target}"),
     Reason.TARGET_UNKNOWN: Advice(_F, "the target holds a commit that this machine did not make, or has forgotten; nothing was changed there", "Does another machine sync to it? If it is to be brought to this machine's snapshot all the same: offsitectl sync {vault} --target {target} --reconcile"),
+    Reason.TARGET_LOST: Advice(_A, "the target's disk went away while the job ran; nothing was written elsewhere", "Attach the disk of target {target} again; what was interrupted is taken up: offsitectl sync {vault} --target {target}"),
+    Reason.TARGET_CLONED: Advice(_F, "two devices have the UUID or label of the target's file system; neither was touched", "Take the copy away, or give it another UUID (xfs_admin -U generate, tune2fs -U random, btrfstune -u); lsblk -f shows both"),
+    Reason.TARGET_BUSY: Advice(_F, "the target's disk is complete, but still mounted by somebody else: it is not safe to remove", "See who has it: findmnt -S DEVICE; a mount of offsitectl ends by: offsitectl umount {vault}. Unmount it, then: offsitectl target seal {vault} {target}"),
+    Reason.SEED_IN_TRANSIT: Advice(_A, "the seed is sealed and on its way; nothing was synced", "When it is in place: offsitectl status {vault} says how it is adopted. If it is to stay here: offsitectl sync {vault} --target DISK"),
+    Reason.SEED_AWAITED: Advice(_A, "the target waits for its seed and is not synced before that was adopted there", "Fill, seal and carry the seed, then: offsitectl target adopt {vault} {target} --from SEED. Without it: offsitectl target adopt {vault} {target}, which sends everything"),
+    Reason.SEED_EMPTY: Advice(_F, "this machine knows of no commit of the seed, or of an unfinished one", "Fill and seal it first: offsitectl target seal {vault} SEED"),
+    Reason.SEED_OTHER: Advice(_F, "what lies at the target is not the seed as it was last committed; nothing was changed there", "Was an older copy put in place, or another directory? Look at directory of target {target} in the vault file"),
+    Reason.SEED_DIFFERENT: Advice(Exit.DIFFERENT, "what lies at the target is not all that the seed held; it was not adopted", "If it was copied there, copy it again with owners and times (rsync -aH --numeric-ids). Or have all that differs sent: offsitectl target adopt {vault} {target}"),
     Reason.PATH_NOT_IN_BACKUP: Advice(_F, "a path that was asked for is not in the backup; nothing was restored", "Paths are those of the snapshot, relative to its top"),
     Reason.DESTINATION_UNUSABLE: Advice(_F, "the destination cannot be written to", "Choose an existing directory on a writable file system"),
     Reason.DESTINATION_OCCUPIED: Advice(_F, "the destination already has an entry of that name; nothing was overwritten", "Choose an empty directory"),
@@ -167,7 +186,7 @@ def exit_status(outcome: Outcome, reason: Reason) -> Exit:
             return Exit.HELD
         case Outcome.CANCELED:
             return Exit.FAILED
-        case Outcome.PARTIAL | Outcome.FAILED:
+        case Outcome.PARTIAL | Outcome.FAILED | Outcome.IN_TRANSIT:
             return ADVICE[reason].exit_status or Exit.FAILED
 
 

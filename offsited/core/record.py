@@ -21,6 +21,12 @@ class Kind(StrEnum):
     VERIFY = "verify"
     RESTORE_TEST = "restore-test"
     MOUNT = "mount"
+    SEAL = "seal"
+    ADOPT = "adopt"
+
+
+WRITING = frozenset({Kind.SYNC, Kind.SEAL, Kind.ADOPT})
+"""Jobs that write to a target, or to what is known of one: a vault has one of them at a time."""
 
 
 class Options(BaseModel):
@@ -35,6 +41,10 @@ class Options(BaseModel):
     dry_run: bool = False
     without_manifest: bool = False
     timed: bool = False
+    arrived: bool = False
+    """Asked for by the arrival of the target's disk."""
+    seed: str = ""
+    """Of an adoption: the target that what lies there was filled as."""
     approved: str = ""
     """Id of the held set that a person has released."""
     level: str = ""
@@ -129,5 +139,7 @@ class JobRecord(BaseModel):
     """Bytes that were free in the target's file system when the job was done with it; 0 = not known."""
     capacity: int = 0
     """Bytes that this file system has in all; 0 = not known."""
+    degraded: bool = False
+    """The array that the target's disk lies on lacked a device when the job was done with it."""
     commit: str = ""
     """SHA-256 of the commit file that this job brought to the target, in hex."""

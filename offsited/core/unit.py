@@ -12,7 +12,7 @@ from typing import Final
 from offsited import names
 from offsited.core.config import DiskTarget, Source, SshTarget, Vault
 from offsited.core.outcome import Outcome, Reason
-from offsited.core.record import JobRecord, Kind
+from offsited.core.record import WRITING, JobRecord, Kind
 
 Property = tuple[str, str, object]
 """Name, D-Bus signature, plain value."""
@@ -98,7 +98,7 @@ def job_unit(record: JobRecord, vault: Vault, target: DiskTarget | SshTarget, di
             ("Nice", "i", 5),
             ("RuntimeDirectory", "as", [names.runtime_directory(record.unit)]),
             ("RuntimeDirectoryMode", "u", 0o700),
-            ("ReadWritePaths", "as", [directory]),
+            ("ReadWritePaths", "as", [directory, *_mounted_for_writing(record.kind, target)]),
             ("LogExtraFields", "aay", _journal_fields(record)),
             ("CapabilityBoundingSet", "t", capability_mask(_capabilities(record.kind, target))),
             ("DevicePolicy", "s", "closed"),
@@ -231,7 +231,7 @@ def _capabilities(kind: Kind, target: DiskTarget | SshTarget) -> tuple[str, ...]
     """What the worker needs at most; rsync and ssh get less (core.rsync)."""
     if kind in {Kind.RESTORE, Kind.RESTORE_TEST}:
         return _MOUNTING + _WRITING_FILES + _RESTORING
-    if kind is Kind.VERIFY:  # what a host's mirror has is fetched as it is, owners and nodes too
+    if kind in {Kind.VERIFY, Kind.ADOPT}:  # what a host's mirror has is fetched as it is, owners and nodes too
         return _MOUNTING + (() if isinstance(target, DiskTarget) else _WRITING_FILES)
     return _MOUNTING + (_WRITING_FILES if isinstance(target, DiskTarget) else ())
 
@@ -243,6 +243,11 @@ def _devices(kind: Kind, target: DiskTarget | SshTarget) -> list[tuple[str, str]
     if isinstance(target, DiskTarget) or kind is not Kind.SYNC:
         devices += [("block-*", "m"), ("char-*", "m")]
     return devices
+
+
+def _mounted_for_writing(kind: Kind, target: DiskTarget | SshTarget) -> list[str]:
+    """The mount point of a disk that somebody else has mounted; it may be missing."""
+    return [f"-{target.path}"] if isinstance(target, DiskTarget) and target.path and kind in WRITING else []
 
 
 def _families(target: DiskTarget | SshTarget) -> list[str]:

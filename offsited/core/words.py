@@ -4,7 +4,7 @@
 from datetime import UTC, datetime, tzinfo
 from typing import Final
 
-PREPOSITIONS: Final = {"sync": "to", "restore": "from", "verify": "of", "restore-test": "from", "mount": "of"}
+PREPOSITIONS: Final = {"sync": "to", "restore": "from", "verify": "of", "restore-test": "from", "mount": "of", "seal": "of", "adopt": "at"}
 """Between what a job does and its target."""
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400

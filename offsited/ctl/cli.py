@@ -252,11 +252,31 @@ def target_group() -> None:
 @click.argument("target", metavar="T", callback=complete.checked_name, shell_complete=complete.targets)
 @json_option
 @click.pass_obj
-def adopt(out: Output, vault: str, target: str) -> int:
-    """Take over what lies at a target: a bare gocryptfs mirror, or a commit that this machine did not make."""
-    from offsited.ctl import jobs
+def seal(out: Output, vault: str, target: str) -> int:
+    """Make a disk ready to travel: a last sync, a verification, unmount. Then say how it is used there."""
+    from offsited.ctl.seeds import seal as close
+    from offsited.store import Store
 
     with _about(vault) as client:
+        return close(out, client, Store(), vault, target)
+
+
+@target_group.command()
+@vault_argument
+@click.argument("target", metavar="T", callback=complete.checked_name, shell_complete=complete.targets)
+@click.option(
+    "--from", "seed", metavar="T2", default="", callback=complete.checked_name, shell_complete=complete.targets,
+    help="What lies there is the disk T2, filled and sealed here: compare it, send nothing.",
+)  # fmt: skip
+@json_option
+@click.pass_obj
+def adopt(out: Output, vault: str, target: str, seed: str) -> int:
+    """Take over what lies at a target: the seed T2, a bare gocryptfs mirror, or a commit that this machine did not make."""
+    from offsited.ctl import jobs, seeds
+
+    with _about(vault) as client:
+        if seed:
+            return seeds.adopt(out, client, vault, target, seed)
         return jobs.sync(out, client, vault, target, jobs.SyncWish(reconcile=True, adopt=True))
 
 

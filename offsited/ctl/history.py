@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from offsited import names
 from offsited.core import words
 from offsited.ctl.client import Client, Reply, Request
-from offsited.ctl.jobs import vault_path
+from offsited.ctl.jobs import SENDING, vault_path
 from offsited.ctl.objects import JobEnd
 from offsited.ctl.output import Output, colours_wanted
 from offsited.errors import Exit
@@ -47,8 +47,8 @@ def row(end: JobEnd, zone: tzinfo | None = None) -> tuple[str, ...]:
         if ended
         else "running",
         words.duration(end.seconds) if ended else "",
-        words.number(end.sent_entries if end.kind == "sync" else end.entries) if ended else "",
-        words.size(end.sent_bytes if end.kind == "sync" else end.bytes) if ended else "",
+        words.number(end.sent_entries if end.kind in SENDING else end.entries) if ended else "",
+        words.size(end.sent_bytes if end.kind in SENDING else end.bytes) if ended else "",
         words.number(end.deleted_entries) if ended else "",
         words.moment(end.snapshot_dated, zone) if end.snapshot_dated else "",
     )

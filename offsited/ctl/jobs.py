@@ -29,6 +29,10 @@ _ALARM: Final = (
 """Exit statuses from the least to the most alarming: of several targets the last of these is told."""
 
 
+SENDING: Final = ("sync", "seal")
+"""Kinds of jobs that bring a snapshot to a target."""
+
+
 @dataclass(frozen=True)
 class SyncWish:
     """What a person chose for a sync."""
@@ -113,10 +117,10 @@ def summary(end: JobEnd) -> str:
     """One line on a job that ended: outcome, counts, bytes, duration, snapshot."""
     figures = [
         f"{words.number(end.sent_entries)} of {words.number(end.entries, 'entry')} sent"
-        if end.kind == "sync"
+        if end.kind in SENDING
         else words.number(end.entries, "entry")
     ]
-    figures.append(words.size(end.sent_bytes if end.kind == "sync" else end.bytes))
+    figures.append(words.size(end.sent_bytes if end.kind in SENDING else end.bytes))
     if end.differences:
         figures.append(words.number(end.differences, "difference"))
     if end.deleted_entries:

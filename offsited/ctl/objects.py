@@ -142,6 +142,9 @@ class Target:
     kind: str = ""
     default: bool = False
     state: str = ""
+    stage: str = ""
+    seed: str = ""
+    sealed: int = 0
     commit_job: int = 0
     snapshot_dated: int = 0
     confirmed: int = 0
@@ -156,6 +159,7 @@ class Target:
     stale_after: int = 0
     free_bytes: int = 0
     size_bytes: int = 0
+    degraded: bool = False
 
     @classmethod
     def of(cls, properties: Properties) -> Self:
@@ -172,9 +176,13 @@ class Target:
             stale_after=int(properties.get("StaleAfter", 0)),
             free_bytes=int(properties.get("FreeBytes", 0)),
             size_bytes=int(properties.get("SizeBytes", 0)),
+            degraded=bool(properties.get("Degraded", False)),
             kind=str(properties.get("Kind", "")),
             default=bool(properties.get("Default", False)),
             state=str(properties.get("State", "")),
+            stage=str(properties.get("Stage", "")),
+            seed=str(properties.get("Seed", "")),
+            sealed=int(properties.get("Sealed", 0)),
             commit_job=int(properties.get("CommitJob", 0)),
             snapshot_dated=int(properties.get("SnapshotDated", 0)),
             confirmed=int(properties.get("Confirmed", 0)),

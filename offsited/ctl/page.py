@@ -15,6 +15,7 @@ from offsited import names
 from offsited.core import words
 from offsited.core.notice import UNSENT
 from offsited.core.outcome import ADVICE, Outcome, parse_reason
+from offsited.core.seeding import Stage
 from offsited.ctl import meter
 from offsited.ctl.objects import Job, JobEnd, Target, Vault
 from offsited.ctl.planned import held_in_words
@@ -24,6 +25,7 @@ _COLOURS: Final = {
     Outcome.PARTIAL: "yellow",
     Outcome.HELD: "yellow",
     Outcome.CANCELED: "yellow",
+    Outcome.IN_TRANSIT: "yellow",
     Outcome.FAILED: "red",
 }
 
@@ -65,6 +67,8 @@ def _vault(situation: Situation, now: int, zone: tzinfo | None) -> Iterator[str]
     width = max((len(target.name) for target in vault.targets), default=0)
     for target in vault.targets:
         yield from _target(target, width, now, zone)
+        if told := _seed(vault, target, now, zone):
+            yield f"            {' ' * width}  seed      {told}"
         if target.key_file == OLDER_KEY_FILE:
             until = words.moment(vault.passphrase_changed, zone)
             yield f"            {' ' * width}  {click.style('still opens with the passphrase used until ' + until, fg='yellow')}"
@@ -81,7 +85,8 @@ def to_do(vault: Vault) -> list[str]:
         if target.check_reason:
             hint = ADVICE[parse_reason(target.check_reason)].hint.format(vault=vault.name, target=target.name, job=vault.last_job)
             lines.append(f"{target.name}: {hint}")
-        if target.last_outcome in {"", Outcome.DONE}:
+        lines += _seed_to_do(vault, target)
+        if target.last_outcome in {"", Outcome.DONE, Outcome.IN_TRANSIT}:
             continue
         hint = ADVICE[parse_reason(target.last_reason)].hint.format(vault=vault.name, target=target.name, job=vault.last_job)
         lines += [f"{target.name}: {hint}"] if hint else []
@@ -92,6 +97,35 @@ def to_do(vault: Vault) -> list[str]:
     if vault.unsent:
         lines.append(unsent(vault))
     return [words.printable(line) for line in lines]
+
+
+def _seed(vault: Vault, target: Target, now: int, zone: tzinfo | None) -> str:
+    """What part a target has in the life of a seed, if there is anything to say of that."""
+    heirs = ", ".join(words.printable(other.name) for other in vault.targets if other.seed == target.name)
+    seed = next((other for other in vault.targets if other.name == target.seed), None)
+    sealed = target.sealed or (seed.sealed if seed else 0)
+    since = f"sealed {words.moment(sealed, zone)} ({words.ago(sealed, now)})" if sealed else "sealed"
+    return {
+        (Stage.SEEDING, True): f"waits for {words.printable(target.seed)}, which is being filled",
+        (Stage.SEEDING, False): f"being filled for {heirs}",
+        (Stage.SEALED, True): click.style(f"waits for {words.printable(target.seed)}, which is in transit: {since}", fg="yellow"),
+        (Stage.SEALED, False): click.style(f"{since}: in transit{f' to {heirs}' if heirs else ''}", fg="yellow"),
+        (Stage.ADOPTED, True): f"adopted from {words.printable(target.seed)}: the next sync sends what has changed since",
+        (Stage.ADOPTED, False): f"adopted at {heirs}",
+    }.get((Stage(target.stage) if target.stage in set(Stage) else Stage.NONE, bool(target.seed)), "")
+
+
+def _seed_to_do(vault: Vault, target: Target) -> list[str]:
+    """The next step in the life of a seed, told for its heir."""
+    if not target.seed:
+        return []
+    filled = any(other.name == target.seed and other.commit_job for other in vault.targets)
+    if target.stage == Stage.SEEDING and filled:
+        return [f"{target.name}: before {target.seed} travels: offsitectl target seal {vault.name} {target.seed}"]
+    if target.stage == Stage.SEALED:
+        adopt = f"offsitectl target adopt {vault.name} {target.name} --from {target.seed}"
+        return [f"{target.name}: when {target.seed} is in place there: {adopt}"]
+    return []
 
 
 def unsent(vault: Vault) -> str:
@@ -105,6 +139,8 @@ def _target(target: Target, width: int, now: int, zone: tzinfo | None) -> Iterat
     name = words.printable(target.name).ljust(width)
     state = f", {words.printable(target.state)}" if target.state not in {"", "unknown"} else ""
     yield f"  target    {name}  {words.printable(target.kind)}{state}{', default' if target.default else ''}: {_holding(target, now, zone)}"
+    if target.degraded:
+        yield f"            {' ' * width}  {click.style('its RAID array lacks a device', fg='red')}: see cat /proc/mdstat"
     if checked := _checked(target, now, zone):
         yield f"            {' ' * width}  {checked}"
     if target.check_reason:

@@ -104,7 +104,13 @@ def vault_text(vault: str, source: SourceSpec, targets: tuple[TargetSpec, ...], 
 def _target(target: TargetSpec, identity: str) -> list[str]:
     head = [f"name = {_string(target.name)}"]
     if isinstance(target, DiskSpec):
-        return [*head, 'kind = "disk"', f"{target.key} = {_string(target.value)}", f"directory = {_string(target.directory)}"]
+        return [
+            *head,
+            'kind = "disk"',
+            f"{target.key} = {_string(target.value)}",
+            f"directory = {_string(target.directory)}",
+            '# on_arrival = "sync"               # whenever the disk is attached',
+        ]
     port = [f"port = {target.port}"] if target.port != DEFAULT_PORT else []
     return [
         *head,
@@ -114,6 +120,7 @@ def _target(target: TargetSpec, identity: str) -> list[str]:
         f"directory = {_string(target.directory)}",
         f"identity = {_string(identity)}",
         '# bandwidth = "4M"                   # bytes per second at most, in units of 1024',
+        '# seed = "NAME"                      # a disk target that is filled here and carried there first: man offsitectl, target seal',
     ]
 
 

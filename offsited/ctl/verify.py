@@ -35,8 +35,8 @@ def verify(out: Output, client: Client, vault: str, target: str, wish: VerifyWis
             reply = client.call(request)
         status = jobs.see_through(out, client, vault, int(objects.leaf(reply.body[0])), quiet=wish.timed)
         # What a timer starts writes to the journal, where no name of a user's file belongs.
-        for difference in [] if wish.timed else _told(findings):
-            _show(out, difference)
+        if not wish.timed:
+            show_findings(out, findings)
     finally:
         os.close(findings)
     if wish.repair and status == Exit.DIFFERENT:
@@ -62,6 +62,12 @@ def _options(wish: VerifyWish) -> dict[str, object]:
         if getattr(wish, name):
             options[name] = option("b", value=True)
     return dict(options)
+
+
+def show_findings(out: Output, findings: int) -> None:
+    """Print what a job has written into a file as differences."""
+    for difference in _told(findings):
+        _show(out, difference)
 
 
 def _told(findings: int) -> Iterator[Difference]:

@@ -110,6 +110,8 @@ class VaultExport(_Exported):
             "Lock": (names.ACTION_UNLOCK, self._lock),
             "FetchPassphrase": (names.ACTION_UNLOCK, self._fetch_passphrase),
             "Sync": (names.ACTION_SYNC, self._sync),
+            "Seal": (names.ACTION_SYNC, self._seal),
+            "Adopt": (names.ACTION_SYNC, self._adopt),
             "Diff": (names.ACTION_APPROVE, self._diff),
             "Approve": (names.ACTION_APPROVE, self._approve),
             "Restore": (names.ACTION_RESTORE, self._restore),
@@ -139,6 +141,16 @@ class VaultExport(_Exported):
     async def _sync(self, target: str, options: Mapping[str, object]) -> tuple[Any, ...]:
         chosen = Options(**_flags(options, "allow_older", "reconcile", "adopt", "timed", "dry_run"))
         job = await self._engine.sync(self._vault.name, target, chosen)
+        return (names.job_path(job.number),)
+
+    async def _seal(self, target: str, options: Mapping[str, object]) -> tuple[Any, ...]:
+        _flags(options)
+        job = await self._engine.seal(self._vault.name, target)
+        return (names.job_path(job.number),)
+
+    async def _adopt(self, target: str, seed: str, findings: int, options: Mapping[str, object]) -> tuple[Any, ...]:
+        _flags(options)
+        job = await self._engine.adopt(self._vault.name, target, seed, findings)
         return (names.job_path(job.number),)
 
     async def _diff(self, target: str, output: int, options: Mapping[str, object]) -> tuple[Any, ...]:
@@ -202,6 +214,9 @@ class TargetExport(_Exported):
             "Kind": self._target.kind,
             "Default": self._target is self._vault.config.default_target,
             "State": self._state(known),
+            "Stage": self._vault.stage(self._target).value,
+            "Seed": (self._target.seed or "") if isinstance(self._target, SshTarget) else "",
+            "Sealed": known.life.sealed.ended if known.life.sealed else 0,
             "CommitJob": known.commit_job,
             "SnapshotDated": known.snapshot_dated,
             "Confirmed": known.confirmed,
@@ -218,6 +233,7 @@ class TargetExport(_Exported):
             **self._age(known),
             "FreeBytes": known.room[0],
             "SizeBytes": known.room[1],
+            "Degraded": known.degraded,
         }
 
     def _key_file(self, known: KnownTarget) -> str:
@@ -232,9 +248,9 @@ class TargetExport(_Exported):
         return {"Stale": standing.stale(self._target.name, known), "StaleAfter": standing.stale_after(self._target.name)}
 
     def _state(self, known: KnownTarget) -> str:
-        """A disk is there or not. Of a host we know what the last job found."""
+        """Of a disk udev knows; of a host we know what the last job found."""
         if isinstance(self._target, DiskTarget):
-            return "present" if self._engine.present(self._target) else "absent"
+            return self._engine.disk_state(self._vault, self._target)
         if known.last is None:
             return "unknown"
         unreached = known.last.outcome is Outcome.FAILED and exit_status(Outcome.FAILED, parse_reason(known.last.reason)) is Exit.ABSENT

@@ -1,9 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Block devices by the file system they hold, followed through udev. udev(7), pyudev."""
+"""Block devices by the file system they hold, followed through udev. udev(7), pyudev.
+
+RAID, LVM and encrypted volumes need no word here: udev says of each device what lies on it, and of an array's or a volume group's members
+that they hold no file system.
+"""
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import pyudev
 
@@ -11,8 +19,22 @@ from offsited.core.config import DiskTarget
 
 _log = logging.getLogger(__name__)
 
-_Identity = tuple[str, str]
-"""UUID and label of a file system, "" where it has none."""
+_AT_ONCE: Final = 64
+"""Events that are read before anybody else has a turn; the next ones wait in the socket."""
+_FILE_SYSTEM: Final = "filesystem"
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class _FileSystem:
+    """What udev says of a file system on a device; "" where it has none of it."""
+
+    uuid: str
+    label: str
+    part: str
+    """Of a file system on several devices (btrfs), which of them it is."""
+    arrival: str
+    """The device's own number, never used twice in one boot: another one each time that a medium is put in or a device is made."""
 
 
 def _nobody() -> None:
@@ -25,7 +47,8 @@ class Udev:
     def __init__(self) -> None:
         self._on_change: Callable[[], None] = _nobody
         self._context = pyudev.Context()
-        self._found: dict[str, _Identity] = {}
+        self._boot = _BOOT_ID.read_text("ascii").strip()
+        self._found: dict[str, _FileSystem] = {}
         self._monitor = pyudev.Monitor.from_netlink(self._context, "udev")
         self._monitor.filter_by("block")
 
@@ -39,14 +62,31 @@ class Udev:
 
     def present(self, target: DiskTarget) -> bool:
         """Whether the target's file system is on a device that is there."""
+        return bool(self._of(target))
+
+    def cloned(self, target: DiskTarget) -> bool:
+        """Whether there are several file systems of the target's UUID or label, as after a copy of a whole disk or of a volume."""
+        found = self._of(target)
+        twice = Counter((one.uuid.lower(), one.part) for one in found)
+        return len({one.uuid.lower() for one in found}) > 1 or any(number > 1 for number in twice.values())
+
+    def arrival(self, target: DiskTarget) -> str:
+        """Return what tells one arrival of the target's file system from another; "" = it is not there, or cloned."""
+        found = self._of(target)
+        return "" if not found or self.cloned(target) else f"{self._boot}:{min(one.arrival for one in found)}"
+
+    def _of(self, target: DiskTarget) -> list[_FileSystem]:
         if target.uuid is not None:
-            return any(uuid.lower() == target.uuid.lower() for uuid, _label in self._found.values())
-        return any(label == target.label for _uuid, label in self._found.values())
+            return [one for one in self._found.values() if one.uuid.lower() == target.uuid.lower()]
+        return [one for one in self._found.values() if one.label == target.label]
 
     def _drain(self) -> None:
         before = dict(self._found)
         try:
-            while (device := self._monitor.poll(timeout=0)) is not None:
+            for _ in range(_AT_ONCE):
+                device = self._monitor.poll(timeout=0)
+                if device is None:
+                    break
                 self._take(device)
         except OSError as error:  # ENOBUFS: events were lost, so look at everything
             _log.warning("udev: %s; listing all devices anew", error)
@@ -58,9 +98,11 @@ class Udev:
 
     def _take(self, device: pyudev.Device) -> None:
         """A loop device that is detached does not go: it changes, and has no file system any more."""
-        properties = device.properties
-        uuid, label = properties.get("ID_FS_UUID", ""), properties.get("ID_FS_LABEL", "")
-        if device.action == "remove" or not (uuid or label):
+        get = device.properties.get
+        uuid, label = get("ID_FS_UUID", ""), get("ID_FS_LABEL", "")
+        holds = (uuid or label) and get("ID_FS_USAGE", _FILE_SYSTEM) == _FILE_SYSTEM
+        if device.action == "remove" or not holds:
             self._found.pop(device.sys_path, None)
         else:
-            self._found[device.sys_path] = (uuid, label)
+            number = get("DISKSEQ", "") or get("USEC_INITIALIZED", "")
+            self._found[device.sys_path] = _FileSystem(uuid, label, get("ID_FS_UUID_SUB", ""), number.rjust(20, "0"))

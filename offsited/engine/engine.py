@@ -13,9 +13,10 @@ from typing import Final, TypeVar
 from offsited import names
 from offsited.core import unit
 from offsited.core.config import DiskTarget, SshTarget
-from offsited.core.outcome import Outcome, Reason
-from offsited.core.record import JobRecord, Kind, Options
+from offsited.core.outcome import ADVICE, Outcome, Reason
+from offsited.core.record import WRITING, JobRecord, Kind, Options
 from offsited.core.unit import UnitEnd
+from offsited.engine.arrivals import Arrivals
 from offsited.engine.awake import Awake
 from offsited.engine.jobs import Job, Jobs, now
 from offsited.engine.known import KnownVault
@@ -33,6 +34,7 @@ from offsited.errors import (
     NoSuchTarget,
     NoSuchVault,
     OffsitedError,
+    TargetAbsent,
     WrongPassphrase,
 )
 from offsited.store import Store
@@ -41,10 +43,10 @@ _log = logging.getLogger(__name__)
 
 _Descriptor = TypeVar("_Descriptor", int, int | None)
 _NOTHING: Final[Mapping[str, int]] = {}
-_CHECKED: Final = ("Verified", "Proven", "CheckReason")
+_CHECKED: Final = ("State", "Verified", "Proven", "CheckReason")
 _SYNCED: Final = (
     "State", "CommitJob", "SnapshotDated", "Confirmed", "KeyFile", "LastOutcome", "LastReason", "FreeBytes", "SizeBytes",
-    "HeldPlan", "HeldDeleted", "HeldDeletedBytes", "HeldChanged", "HeldChangedBytes",
+    "HeldPlan", "HeldDeleted", "HeldDeletedBytes", "HeldChanged", "HeldChangedBytes", "Verified", "Stage", "Sealed", "Degraded",
 )  # fmt: skip
 """Properties of a target that the end of a job may change."""
 PATHS_MAX: Final = 64 << 20
@@ -75,11 +77,13 @@ class Engine:
         self._invalid: tuple[str, ...] = ()
         self._starting: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._numbering = asyncio.Lock()
+        self._begun = False
         self._fetching: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._show_locked = show_locked
         self._tasks: set[asyncio.Task[None]] = set()
         self._teller = Teller(store, units)
         self.jobs = Jobs(units, announcer, Awake(sleep), self._job_ended)
+        self._arrivals = Arrivals(disks, self.jobs, self.sync)
 
     # --- what is known ---------------------------------------------------------------------------------------------
 
@@ -104,9 +108,17 @@ class Engine:
         """Whether a passphrase must be entered before a job can run."""
         return vault not in self._keys.vaults()
 
-    def present(self, target: DiskTarget) -> bool:
-        """Whether a disk target's file system is there."""
-        return self._disks.present(target)
+    def disk_state(self, vault: KnownVault, target: DiskTarget) -> str:
+        """How a disk target stands: absent, cloned, busy (a job has it), foreign (it was found to be another vault's) or present."""
+        if not self._disks.present(target):
+            return "absent"
+        if self._disks.cloned(target):
+            return "cloned"
+        if any((job.record.vault, job.record.target) == (vault.name, target.name) for job in self.jobs.running()):
+            return "busy"
+        last = vault.targets[target.name].last
+        seen = last is not None and last.ended > self._arrivals.since(vault.name, target.name)
+        return "foreign" if last and seen and last.reason == Reason.TARGET_FOREIGN else "present"
 
     async def record(self, number: int) -> JobRecord:
         """Return a job's record. Raise NoSuchJob."""
@@ -128,6 +140,8 @@ class Engine:
             files = self._store.vault_files(name)
             for record in await asyncio.to_thread(lambda: [found for found in files.records() if found.outcome is None]):  # noqa: B023
                 await self.jobs.adopt(record, files)
+        self._begun = True
+        self.disks_changed()
 
     async def reload(self) -> None:
         """Read the configuration again. A vault that is as it was stays; a running job keeps what it started with."""
@@ -136,6 +150,8 @@ class Engine:
             if found.get(vault.name) is None or found[vault.name].config != vault.config or found[vault.name].id != vault.id:
                 del self._vaults[vault.name]
                 self._announcer.vault_removed(vault)
+                if vault.name not in found:
+                    self._arrivals.forget(vault.name)
         for name in sorted(found.keys() - self._vaults.keys()):
             self._vaults[name] = found[name]
             self._announcer.vault_added(found[name])
@@ -145,6 +161,8 @@ class Engine:
         for name in self._keys.vaults().difference(found, invalid):
             self._keys.drop(name)  # nobody could lock a vault that is no more
         self._tell_locked()
+        if self._begun:
+            self._look_at_disks(heed=False)
 
     def _read(self) -> tuple[dict[str, KnownVault], tuple[str, ...]]:
         found: dict[str, KnownVault] = {}
@@ -188,6 +206,7 @@ class Engine:
         _log.info("vault %s is unlocked", vault, extra={names.FIELD_VAULT: vault})
         if vault in self._vaults:
             self._announce_key(self._vaults[vault])
+            self._arrivals.again(self._vaults[vault])
         self._tell_locked()
 
     def _announce_key(self, vault: KnownVault) -> None:
@@ -256,34 +275,84 @@ class Engine:
     # --- jobs ------------------------------------------------------------------------------------------------------
 
     async def sync(self, name: str, target: str, options: Options, extra: Mapping[str, int] = _NOTHING) -> Job:
-        """Start a sync, which `extra` descriptors are handed to by name. Raise Locked, Busy, NoSuchTarget, ConfigInvalid or Failed."""
+        """Start a sync, which `extra` descriptors are handed to by name.
+
+        Raise Locked, Busy, NoSuchTarget, TargetAbsent (a seed stands in the way), ConfigInvalid or Failed.
+        """
         async with self._starting[name]:
             vault = self.vault(name)
-            wanted = _find_target(vault, target)
+            wanted = asked = _find_target(vault, target)
+            seed = vault.awaited(wanted)
+            if seed is not None and options.timed:
+                wanted, seed = seed, None
             running = self.jobs.writing(name)
             if running is not None and _is_predecessor(running.record, wanted.name, options):
                 self._teller.skipped(vault, running.number)
                 return running
-            if running is not None:
-                raise Busy(f"job {running.number} writes to vault {name}", hint=f"Follow it: offsitectl monitor {name}")
-            try:
-                job = await self._start(vault, wanted, Kind.SYNC, options, extra)
-            except Locked as error:
-                if options.timed:
-                    await self._found_locked(vault, wanted.name, options, error)
-                raise
-            if not options.dry_run:
-                self._teller.started(vault, job.number)
-            self._announcer.vault_changed(vault, "Job")
-            return job
+            self._check_free(name)
+            if seed is not None and not (options.adopt or options.dry_run):
+                raise _refusal(vault, wanted.name, Reason.SEED_AWAITED)
+            if options.timed and not options.arrived and vault.life(wanted.name).sealed:
+                raise await self._refused(vault, asked.name, options, Reason.SEED_IN_TRANSIT)
+            return await self._write(vault, wanted, Kind.SYNC, options, extra)
 
-    async def _found_locked(self, vault: KnownVault, target: str, options: Options, error: Locked) -> None:
-        """Nobody is there to read the error: a timed sync that cannot begin is a failed one, on record like any other."""
-        async with self._numbering:
-            number = await asyncio.to_thread(self._store.next_job)
-        record = self._record(number, Kind.SYNC, vault, target, options)
-        end = {"ended": now(), "outcome": Outcome.FAILED, "reason": Reason.LOCKED.value, "detail": error.message}
-        await self.jobs.record_failure(record.model_copy(update=end), vault.files)
+    async def seal(self, name: str, target: str) -> Job:
+        """Start the last sync of a disk before it travels. Raise InvalidArgs for a target that is no disk, and as sync."""
+        async with self._starting[name]:
+            vault = self.vault(name)
+            wanted = _find_target(vault, target)
+            if not isinstance(wanted, DiskTarget):
+                raise InvalidArgs(f"target {wanted.name} is no disk: there is nothing to seal")
+            self._check_free(name)
+            return await self._write(vault, wanted, Kind.SEAL, Options(), _NOTHING)
+
+    async def adopt(self, name: str, target: str, seed: str, findings: int) -> Job:
+        """Start to compare what lies at an ssh target with what a seed held, and take it over if it is that. Sends nothing.
+
+        `findings`: a file of the caller's, for what differs. Raise Locked, Busy, NoSuchTarget, InvalidArgs, ConfigInvalid or Failed.
+        """
+        if not stat.S_ISREG(os.fstat(findings).st_mode):
+            raise InvalidArgs("what is found can be told to a regular file or memfd alone")
+        async with self._starting[name]:
+            vault = self.vault(name)
+            wanted, filled = _find_target(vault, target), _find_target(vault, seed)
+            if not isinstance(wanted, SshTarget) or not isinstance(filled, DiskTarget):
+                raise InvalidArgs(f"a seed is a disk and is adopted at an ssh target: not {filled.name} at {wanted.name}")
+            self._check_free(name)
+            return await self._write(vault, wanted, Kind.ADOPT, Options(seed=filled.name), {names.FINDINGS_FD: findings})
+
+    def _check_free(self, name: str) -> None:
+        """Raise Busy if a job writes to a vault."""
+        running = self.jobs.writing(name)
+        if running is not None:
+            raise Busy(f"job {running.number} writes to vault {name}", hint=f"Follow it: offsitectl monitor {name}")
+
+    async def _write(
+        self, vault: KnownVault, target: DiskTarget | SshTarget, kind: Kind, options: Options, extra: Mapping[str, int]
+    ) -> Job:
+        """Start the vault's one job that may write."""
+        if not options.dry_run and isinstance(target, DiskTarget) and self._disks.cloned(target):
+            raise await self._refused(vault, target.name, options, Reason.TARGET_CLONED)
+        try:
+            job = await self._start(vault, target, kind, options, extra)
+        except Locked as error:
+            await self._refused(vault, target.name, options, Reason.LOCKED, error.message)
+            raise
+        if not options.dry_run:
+            self._teller.started(vault, job.number)
+        self._announcer.vault_changed(vault, "Job")
+        return job
+
+    async def _refused(self, vault: KnownVault, target: str, options: Options, reason: Reason, detail: str = "") -> OffsitedError:
+        """Return the error of a sync that cannot begin. Nobody is there to read that of a timed one: it goes on record like any other."""
+        if options.timed:
+            async with self._numbering:
+                number = await asyncio.to_thread(self._store.next_job)
+            record = self._record(number, Kind.SYNC, vault, target, options)
+            outcome = Outcome.IN_TRANSIT if reason is Reason.SEED_IN_TRANSIT else Outcome.FAILED
+            end = {"ended": now(), "outcome": outcome, "reason": reason.value, "detail": detail}
+            await self.jobs.record_failure(record.model_copy(update=end), vault.files)
+        return _refusal(vault, target, reason)
 
     async def diff(self, name: str, target: str, output: int) -> Job:
         """Start a dry run of a sync that writes its plan, names in clear, into an open file. Raise Busy, NoSuchTarget, InvalidArgs."""
@@ -349,7 +418,11 @@ class Engine:
         """Start a job that reads a target, of which there is one of a kind at a time: it has a place for what it notes."""
         async with self._starting[f"{kind} {name}"]:
             vault = self.vault(name)
-            wanted = _find_target(vault, target)
+            wanted = asked = _find_target(vault, target)
+            if options.timed:
+                wanted = vault.awaited(wanted) or wanted
+                if vault.life(wanted.name).sealed:
+                    raise _refusal(vault, asked.name, Reason.SEED_IN_TRANSIT)
             running = self.jobs.reading(name, wanted.name, kind)
             if running is not None:
                 raise Busy(f"job {running.number} does that to target {wanted.name} already", hint=f"Follow it: offsitectl monitor {name}")
@@ -370,7 +443,9 @@ class Engine:
                 number = await asyncio.to_thread(self._store.next_job)
             record = self._record(number, kind, vault, target.name, options)
             spec = unit.job_unit(record, vault.config, target, str(vault.files.directory))
-            return await self.jobs.start(record, vault.files, spec, key, extra)
+            job = await self.jobs.start(record, vault.files, spec, key, extra)
+            self._announcer.target_changed(vault, target.name, "State")
+            return job
 
     def _record(self, number: int, kind: Kind, vault: KnownVault, target: str, options: Options) -> JobRecord:
         """The record of a job that is asked for now."""
@@ -380,7 +455,7 @@ class Engine:
             vault=vault.name,
             target=target,
             options=options,
-            unit=names.job_unit(vault.name) if kind is Kind.SYNC else names.reader_unit(kind, vault.name, number),
+            unit=names.job_unit(vault.name) if kind in WRITING else names.reader_unit(kind, vault.name, number),
             requested=now(),
         )
 
@@ -398,7 +473,11 @@ class Engine:
             return
         self._announcer.vault_changed(vault, "Job", "LastJob", "LastOutcome", "LastReason")
         self._announcer.target_changed(vault, record.target, *_SYNCED)
-        if record.newer and record.outcome in {Outcome.DONE, Outcome.PARTIAL}:
+        for target in vault.config.target:  # a seed and its heirs live one life
+            if target.name != record.target:
+                self._announcer.target_changed(vault, target.name, "Stage")
+        self._arrivals.again(vault)
+        if record.kind is Kind.SYNC and record.newer and record.outcome in {Outcome.DONE, Outcome.PARTIAL}:
             self._again(record)
 
     def _again(self, record: JobRecord) -> None:
@@ -416,10 +495,21 @@ class Engine:
 
     def disks_changed(self) -> None:
         """Block devices have come or gone."""
+        if self._begun:
+            self._look_at_disks(heed=True)
+
+    def _look_at_disks(self, *, heed: bool) -> None:
         for vault in self.vaults():
             for target in vault.config.target:
-                if isinstance(target, DiskTarget):
+                if isinstance(target, DiskTarget) and self._arrivals.look(vault, target, heed=heed):
                     self._announcer.target_changed(vault, target.name, "State")
+
+
+def _refusal(vault: KnownVault, target: str, reason: Reason) -> OffsitedError:
+    """What a person is told of a sync that cannot begin."""
+    advice = ADVICE[reason]
+    error = TargetAbsent if advice.exit_status is Exit.ABSENT else Failed
+    return error(f"target {target}: {advice.sentence}", hint=advice.hint.format(vault=vault.name, target=target, job=0))
 
 
 def _enter(vault: str) -> str:

@@ -4,9 +4,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from offsited.core.config import Vault
+from offsited.core.config import DiskTarget, SshTarget, Vault
 from offsited.core.outcome import Outcome
-from offsited.core.record import Held, JobRecord, Kind
+from offsited.core.record import WRITING, Held, JobRecord, Kind
+from offsited.core.seeding import Life, Stage, awaited, stage
 from offsited.core.verification import Level
 from offsited.store import VaultFiles
 
@@ -29,6 +30,8 @@ class KnownTarget:
     """The last restore-test that did."""
     checked: JobRecord | None = None
     """The last verification or restore-test."""
+    life: Life = field(default_factory=Life)
+    """Its part in the life of a seed."""
 
     def take_reader(self, record: JobRecord) -> None:
         """Learn how a newer job that reads ended."""
@@ -47,15 +50,22 @@ class KnownTarget:
     room: tuple[int, int] = (0, 0)
     """Bytes free there and in all, as the last sync that could tell has found them; 0 = not known."""
 
+    degraded: bool = False
+    """Whether the array that its disk lies on lacked a device then."""
+
     def take(self, record: JobRecord) -> None:
-        """Learn of a newer sync. One that only looked says what a limit would hold, and nothing of the target."""
+        """Learn of a newer sync, seal or adoption. One that only looked says what a limit would hold, and nothing of the target."""
         if record.held is not None:
             self.waiting = record if record.held.plan else None
         if record.options.dry_run:
             return
         self.last = record
+        self.life.take(record)
+        if record.kind is not Kind.SYNC and record.outcome is Outcome.DONE:  # its metadata was compared
+            self.verified = record
         if record.capacity:
             self.room = record.free, record.capacity
+            self.degraded = record.degraded
         if record.outcome is Outcome.DONE:
             self.done = record
         if record.commit:
@@ -91,7 +101,7 @@ class KnownTarget:
     @property
     def kept(self) -> set[int]:
         """Jobs whose records must stay."""
-        kept = (self.last, self.done, self.commit, self.waiting, self.verified, self.proven, self.checked)
+        kept = (self.last, self.done, self.commit, self.waiting, self.verified, self.proven, self.checked, *self.life.kept)
         return {record.job for record in kept if record}
 
 
@@ -128,11 +138,24 @@ class KnownVault:
     def take(self, record: JobRecord) -> None:
         """Learn how a job ended."""
         target = self.targets.setdefault(record.target, KnownTarget())
-        if record.kind is Kind.SYNC:
+        if record.kind in WRITING:
             self.last = self.last if record.options.dry_run else record
             target.take(record)
         else:
             target.take_reader(record)
+
+    def life(self, target: str) -> Life:
+        """A target's part in the life of a seed."""
+        known = self.targets.get(target)
+        return known.life if known else Life()
+
+    def stage(self, target: DiskTarget | SshTarget) -> Stage:
+        """Where that life stands."""
+        return stage(self.config, target, self.life)
+
+    def awaited(self, target: DiskTarget | SshTarget) -> DiskTarget | SshTarget | None:
+        """The seed that must be adopted at a target before it is synced; None if it may be."""
+        return awaited(self.config, target, self.life)
 
     @property
     def kept(self) -> frozenset[int]:

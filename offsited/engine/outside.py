@@ -82,6 +82,13 @@ class Disks(Protocol):
     def present(self, target: DiskTarget) -> bool:
         """Whether the target's file system is on a device that is there now."""
 
+    def cloned(self, target: DiskTarget) -> bool:
+        """Whether several file systems have the target's UUID or label, so that nobody can say which one is meant."""
+
+    def arrival(self, target: DiskTarget) -> str:
+        """Return what tells one arrival of the target's file system from another, also across a restart of the daemon; "" = it is not
+        there, or cloned."""
+
 
 class Sleep(Protocol):
     """Whoever puts this machine to sleep and shuts it down."""

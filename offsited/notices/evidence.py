@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is on record of a vault, read from its files alone: the daemon may be stopped, masked or broken."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -12,7 +13,8 @@ from offsited.core.config import Notify, Vault
 from offsited.core.judgment import DAY, ended
 from offsited.core.notice import Facts, Remembered, TargetFacts
 from offsited.core.outcome import Outcome, Reason
-from offsited.core.record import JobRecord, Kind
+from offsited.core.record import WRITING, JobRecord, Kind
+from offsited.core.seeding import Life, in_transit
 from offsited.errors import ConfigInvalid
 from offsited.spool import moment
 from offsited.store import Store, VaultFiles
@@ -33,7 +35,15 @@ def gather(store: Store, name: str, notify: Notify, before: Remembered | None, s
     except ConfigInvalid:
         limits = {target: mark.limit for target, mark in before.targets.items()} if before else {}
         return Facts(name, _targets(files, limits, records), records, Reason.CONFIG_INVALID, skipped)
-    return Facts(name, _targets(files, limits_of(vault, notify), records), records, "", skipped)
+    return Facts(name, _targets(files, limits_of(vault, notify), records), records, "", skipped, _in_transit(vault, records))
+
+
+def _in_transit(vault: Vault, records: Iterable[JobRecord]) -> Mapping[str, int]:
+    """The targets that wait for a sealed disk to be adopted, each with when that was sealed."""
+    lives: defaultdict[str, Life] = defaultdict(Life)
+    for record in ended(records):
+        lives[record.target].take(record)
+    return {target: sealed.ended for target, sealed in in_transit(vault, lives.__getitem__).items()}
 
 
 def _runs_for_a_day(records: Iterable[JobRecord]) -> int:
@@ -51,13 +61,16 @@ def limits_of(vault: Vault, notify: Notify) -> Mapping[str, int]:
 
 
 def _targets(files: VaultFiles, limits: Mapping[str, int], records: Iterable[JobRecord]) -> tuple[TargetFacts, ...]:
-    done = {record.target: record for record in ended(records) if record.kind is Kind.SYNC and record.outcome is Outcome.DONE}
-    return tuple(_target(files, name, limit, done.get(name)) for name, limit in limits.items())
+    done = {record.target: record for record in ended(records) if record.kind in WRITING and record.outcome is Outcome.DONE}
+    seen = {record.target: record.degraded for record in ended(records) if record.capacity}
+    return tuple(_target(files, name, limit, done.get(name), degraded=seen.get(name, False)) for name, limit in limits.items())
 
 
-def _target(files: VaultFiles, name: str, limit: int, done: JobRecord | None) -> TargetFacts:
+def _target(files: VaultFiles, name: str, limit: int, done: JobRecord | None, *, degraded: bool) -> TargetFacts:
     commit = _commit(files.target(name) / COMMIT_FILE)
-    return TargetFacts(name, limit, done, commit.snapshot_dated if commit else 0, intact=commit is not None or done is None)
+    return TargetFacts(
+        name, limit, done, commit.snapshot_dated if commit else 0, degraded=degraded, intact=commit is not None or done is None
+    )
 
 
 def _commit(path: Path) -> Commit | None:

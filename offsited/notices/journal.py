@@ -28,7 +28,7 @@ def told(notice: Notice) -> None:
         names.FIELD_JOB: str(notice.job or ""),
         names.FIELD_REASON: notice.troubles[0].reason if notice.troubles else "",
     }
-    priority = _NOTICE if notice.event in {Event.RECOVERED, Event.SKIPPED} else _ERROR
+    priority = _NOTICE if notice.event in {Event.RECOVERED, Event.SKIPPED, Event.TRANSIT} else _ERROR
     _send("; ".join([text, *sentences]), notice.vault, priority, MESSAGE_IDS[notice.event], **fields)
 
 

@@ -10,7 +10,7 @@ from offsited.core.config import Notify
 from offsited.core.judgment import Judgment, ended, judge
 from offsited.core.letter import Circumstances
 from offsited.core.notice import Event, Facts, Moment, Notice, Ping, Trouble
-from offsited.core.record import JobRecord, Kind
+from offsited.core.record import WRITING, JobRecord
 from offsited.errors import NoSuchVault
 from offsited.notices import evidence, journal
 from offsited.spool import JUDGING, Item, Spool, Way, alone, moment
@@ -71,7 +71,7 @@ def _sign_of_life(judgment: Judgment, facts: Facts, now: Moment) -> Notice:
         about: Trouble | JobRecord = troubles[0]
         event = troubles[0].event
     else:
-        about = [record for record in ended(facts.records) if record.kind is Kind.SYNC][-1]
+        about = [record for record in ended(facts.records) if record.kind in WRITING][-1]
         event = Event.SUCCESS
     return Notice(
         serial=0,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a job's unit runs: `python3 -I -m offsited.worker sync|restore|verify|restore-test|mount VAULT TARGET JOB`, `unmount` likewise, or
-`prove VAULT`, `prove-key VAULT`."""
+"""What a job's unit runs: `python3 -I -m offsited.worker KIND VAULT TARGET JOB`, KIND one of sync, seal, adopt, restore, verify,
+restore-test and mount; `unmount` likewise, or `prove VAULT`, `prove-key VAULT`."""
 
 import sys
 from collections.abc import Sequence
@@ -9,15 +9,25 @@ from offsited.core.record import Kind
 from offsited.errors import Exit
 from offsited.store import Store
 from offsited.worker import job
+from offsited.worker.adopting import adopt
 from offsited.worker.mounting import mount, unmount
 from offsited.worker.prove import prove
 from offsited.worker.prove_key import prove_key
 from offsited.worker.restore import restore
 from offsited.worker.restore_test import restore_test
+from offsited.worker.sealing import seal
 from offsited.worker.sync import sync
 from offsited.worker.verify import verify
 
-_BODIES = {Kind.SYNC: sync, Kind.RESTORE: restore, Kind.VERIFY: verify, Kind.RESTORE_TEST: restore_test, Kind.MOUNT: mount}
+_BODIES = {
+    Kind.SYNC: sync,
+    Kind.RESTORE: restore,
+    Kind.VERIFY: verify,
+    Kind.RESTORE_TEST: restore_test,
+    Kind.MOUNT: mount,
+    Kind.SEAL: seal,
+    Kind.ADOPT: adopt,
+}
 
 
 def main(arguments: Sequence[str], store: Store) -> int:

@@ -33,8 +33,9 @@ PREVIOUS_FILE: Final = "previous.json"
 INTENT_FILE: Final = "intent.jsonl.gz"
 MENDING_FILE: Final = "mending.jsonl"
 """Here: what a verification left for the next sync to mend (worker.mending)."""
-_PENDING_FILE: Final = "pending.json"
-_SEALED_FILE: Final = "sealed.json"
+PENDING_FILE: Final = "pending.json"
+SEALED_FILE: Final = "sealed.json"
+SEGMENTS_DIR: Final = "segments"
 _HISTORY_KEPT: Final = 10_000
 
 
@@ -101,7 +102,7 @@ class Confirmed:
         """Read what is there; nothing, if nothing was confirmed yet or it cannot be read."""
         content = _content(directory / COMMIT_FILE)
         commit = parse_commit(content) if content else None
-        return cls(directory, content if commit else None, commit, _parse_sealed(_content(directory / _SEALED_FILE)))
+        return cls(directory, content if commit else None, commit, _parse_sealed(_content(directory / SEALED_FILE)))
 
     @property
     def tree(self) -> Path:
@@ -109,7 +110,7 @@ class Confirmed:
 
     @property
     def segments(self) -> Path:
-        return self.directory / "segments"
+        return self.directory / SEGMENTS_DIR
 
     @property
     def manifest(self) -> Path:
@@ -167,21 +168,21 @@ class Confirmed:
     def announced(self) -> Announced | None:
         """A commit that an interrupted job had on its way."""
         try:
-            return Announced.model_validate_json(_content(self.directory / _PENDING_FILE) or b"")
+            return Announced.model_validate_json(_content(self.directory / PENDING_FILE) or b"")
         except ValidationError:
             return None
 
     def announce(self, announced: Announced) -> None:
         """Record what is about to be committed, before it is sent."""
-        write_whole(self.directory / _PENDING_FILE, announced.model_dump_json().encode())
+        write_whole(self.directory / PENDING_FILE, announced.model_dump_json().encode())
 
     def confirm(self, announced: Announced) -> "Confirmed":
         """Keep a commit that is at the target now. The ledger must hold it already."""
         history = (*self.sealed.history, announced.sealed)[-_HISTORY_KEPT:]
         sealed = Sealed(commit_path=announced.commit_path, history=history, key_file=announced.key_file)
-        write_whole(self.directory / _SEALED_FILE, sealed.model_dump_json().encode())
+        write_whole(self.directory / SEALED_FILE, sealed.model_dump_json().encode())
         write_whole(self.directory / COMMIT_FILE, announced.content.encode())
-        for done in (self.intent, self.directory / _PENDING_FILE, self.directory / MENDING_FILE):
+        for done in (self.intent, self.directory / PENDING_FILE, self.directory / MENDING_FILE):
             done.unlink(missing_ok=True)
         sync_directory(self.directory)
         return Confirmed.read(self.directory)

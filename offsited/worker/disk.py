@@ -18,6 +18,7 @@ from offsited.core.outcome import Reason
 from offsited.core.rsync import Place
 from offsited.errors import JobFailed
 from offsited.worker import mounts, process
+from offsited.worker.array import is_degraded
 from offsited.worker.job import Job
 from offsited.worker.target import SMALL, Found
 from offsited.worker.transfer import Transfers
@@ -37,6 +38,9 @@ class Disk:
     root: Path
     path: str
     point: Path
+    device: str
+    lent: bool = False
+    """It is mounted by somebody else, and shown here."""
 
     async def look(self, _transfers: Transfers, files: Sequence[str]) -> Found:
         """Natively: no program is run."""
@@ -71,6 +75,17 @@ class Disk:
         if not self.point.exists():
             await asyncio.to_thread(self._show, _open_or_make, writing=True)
 
+    def let_go(self) -> None:
+        """Unmount it, and see that nobody else has it mounted. Raise JobFailed. One that somebody else has mounted stays so."""
+        try:
+            mounts.unmount(self.point)
+            mounts.unmount(self.root)
+            if not self.lent:
+                # Whoever has a file system mounted has claimed its device, in whatever mount namespace. open(2), O_EXCL.
+                os.close(os.open(self.device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+        except OSError as error:
+            raise JobFailed(Reason.TARGET_BUSY, f"{self.device}: {error.strerror}") from error
+
     async def flush(self) -> None:
         """syncfs(2)."""
         await asyncio.to_thread(mounts.flush, self.point)
@@ -81,13 +96,15 @@ class Disk:
             raise JobFailed(Reason.TARGET_READ_ONLY, "the kernel mounted it read-only")
         self._show(_open_if_there, writing=writing)
 
-    def room(self) -> dict[str, int]:
-        """Bytes free in its file system, and in all, as a record has them; nothing if the disk does not tell any more."""
+    def facts(self) -> dict[str, int]:
+        """Bytes free in its file system, and in all, and whether its array lacks a device, as a record has them; nothing if the disk does
+        not tell any more."""
         try:
             found = os.statvfs(self.root)
         except OSError:
             return {}
-        return {"free": found.f_bavail * found.f_frsize, "capacity": found.f_blocks * found.f_frsize}
+        room = {"free": found.f_bavail * found.f_frsize, "capacity": found.f_blocks * found.f_frsize}
+        return {**room, "degraded": is_degraded(self.device)}
 
     def _show(self, opening: Callable[[int, str], int | None], *, writing: bool) -> None:
         top = os.open(self.root, _DIRECTORY | os.O_CLOEXEC)
@@ -111,11 +128,45 @@ async def reach(job: Job, target: DiskTarget, *, writing: bool) -> Disk:
     if not await asyncio.to_thread(Path(target.device).is_block_device):
         raise JobFailed(Reason.TARGET_ABSENT, target.device)
     root, point = job.runtime / "disk", job.runtime / "target"
-    await _mount(job.tools.mount, target.device, root, writing=writing)
+    if target.path is None:
+        await _mount(job.tools.mount, target.device, root, writing=writing)
+    else:
+        await asyncio.to_thread(_borrow, target.path, target.device, root, writing=writing)
     options = (*((f"--bwlimit={target.bandwidth}",) if target.bandwidth else ()), *target.rsync_options)
-    disk = Disk(Place(str(point), str(point), options, capabilities=rsync.WRITING_FILES), root, target.directory, point)
+    place = Place(str(point), str(point), options, capabilities=rsync.WRITING_FILES)
+    disk = Disk(place, root, target.directory, point, target.device, lent=target.path is not None)
     await asyncio.to_thread(disk.show, writing=writing)
     return disk
+
+
+def _borrow(path: str, device: str, point: Path, *, writing: bool) -> None:
+    """Show at `point` the file system that somebody has mounted at `path`. Raise JobFailed for anything but that of the device.
+
+    What is opened is what is judged: a mount that comes or goes meanwhile makes no difference, nor does the bare directory below it.
+    """
+    try:
+        directory = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise JobFailed(Reason.TARGET_ABSENT, f"{path}: {error.strerror}") from None
+    try:
+        mount = mounts.of_descriptor(directory)
+        if mount is None or mount.point != os.fsencode(path) or not _is_device(mount.source, device):
+            raise JobFailed(Reason.TARGET_ABSENT, f"{device} is not mounted at {path}")
+        if writing and not mount.writable:
+            raise JobFailed(Reason.TARGET_READ_ONLY, f"it is mounted read-only at {path}")
+        point.mkdir(mode=0o700)
+        mounts.bind(directory, point, read_only=not writing)
+    finally:
+        os.close(directory)
+
+
+def _is_device(source: bytes, device: str) -> bool:
+    """Whether two names are of one block device."""
+    try:
+        one, other = os.stat(source), os.stat(device)
+    except OSError:
+        return False
+    return stat.S_ISBLK(one.st_mode) and one.st_rdev == other.st_rdev
 
 
 async def _mount(tool: str, device: str, point: Path, *, writing: bool) -> None:

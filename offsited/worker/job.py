@@ -55,21 +55,36 @@ def run(record: JobRecord, store: Store, body: Body) -> int:
 
 async def _supervised(report: Report, store: Store, body: Body) -> Ending:
     async with report.speaking():
+        disk = ""
         try:
-            return await _until_cancelled(body(_prepare(report, store)))
+            job = _prepare(report, store)
+            disk = _device_of(job.target)
+            return await _until_cancelled(body(job))
         except asyncio.CancelledError:
-            return Outcome.CANCELED, Reason.CANCELED
+            return (Outcome.FAILED, Reason.TARGET_LOST) if _is_lost(disk) else (Outcome.CANCELED, Reason.CANCELED)
         except JobFailed as error:
             report.remark(error.detail)
-            return Outcome.FAILED, Reason(error.reason)
+            return Outcome.FAILED, Reason.TARGET_LOST if _is_lost(disk) else Reason(error.reason)
         except (ConfigInvalid, NoSuchVault, NoSuchTarget) as error:
             report.remark(error.message)
             return Outcome.FAILED, Reason.CONFIG_INVALID
         except Exception as error:
+            report.remark(repr(error))
+            if _is_lost(disk):
+                return Outcome.FAILED, Reason.TARGET_LOST
             # Whatever it is, the job's end must be on record.
             traceback.print_exc(file=sys.stderr)
-            report.remark(repr(error))
             return Outcome.FAILED, Reason.INTERNAL
+
+
+def _device_of(target: config.DiskTarget | config.SshTarget) -> str:
+    """The device of a disk that is there now; "" = there is none."""
+    return target.device if isinstance(target, config.DiskTarget) and os.path.exists(target.device) else ""
+
+
+def _is_lost(disk: str) -> bool:
+    """Whether a disk that was there is there no more: whatever else went wrong comes from that."""
+    return bool(disk) and not os.path.exists(disk)
 
 
 async def _until_cancelled(work: Coroutine[Any, Any, Ending]) -> Ending:

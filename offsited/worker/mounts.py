@@ -23,6 +23,7 @@ _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_NOEXEC = 0x1, 0x2, 0x4, 0x8
 _MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
 
 _TRIES: Final = 16
 """openat2(2) answers EAGAIN when something was renamed while it resolved."""
@@ -46,9 +47,12 @@ class _MountAttr(ctypes.Structure):
 class Mount:
     """One line of /proc/self/mountinfo, proc_pid_mountinfo(5)."""
 
+    number: int
     point: bytes
     file_system: str
     source: bytes
+    writable: bool
+    """The mount and its file system."""
 
 
 def open_beneath(directory: int, path: str, flags: int) -> int:
@@ -111,14 +115,32 @@ def flush(directory: Path) -> None:
 def find(point: Path) -> Mount | None:
     """Return what is mounted at `point` on top, as this process sees it, or None. Never touches the mounted file system."""
     wanted = os.fsencode(point)
-    mounts = [mount for line in Path("/proc/self/mountinfo").read_bytes().splitlines() if (mount := _parse(line)).point == wanted]
+    mounts = [mount for mount in _all() if mount.point == wanted]
     return mounts[-1] if mounts else None
+
+
+def of_descriptor(descriptor: int) -> Mount | None:
+    """Return the mount that an open file or directory is in, proc_pid_fdinfo(5)."""
+    facts = Path(f"/proc/self/fdinfo/{descriptor}").read_text("ascii")
+    number = int(facts.partition("mnt_id:")[2].split()[0])
+    return next((mount for mount in _all() if mount.number == number), None)
+
+
+def unmount(point: Path) -> None:
+    """Take away what is mounted at `point` on top. Raise OSError: EBUSY something of it is in use."""
+    if _libc.umount2(os.fsencode(point), _UMOUNT_NOFOLLOW) < 0:
+        raise _last_error()
+
+
+def _all() -> list[Mount]:
+    return [_parse(line) for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
 
 
 def _parse(line: bytes) -> Mount:
     head, _, tail = line.partition(b" - ")
-    file_system, source, *_ = tail.split(b" ")
-    return Mount(_unescaped(head.split(b" ")[4]), file_system.decode("ascii", "replace"), _unescaped(source))
+    fields, (file_system, source, *options) = head.split(b" "), tail.split(b" ")
+    writable = b"ro" not in {*fields[5].split(b","), *b" ".join(options).split(b",")}
+    return Mount(int(fields[0]), _unescaped(fields[4]), file_system.decode("ascii", "replace"), _unescaped(source), writable)
 
 
 def _unescaped(text: bytes) -> bytes:

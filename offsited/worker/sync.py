@@ -15,9 +15,10 @@ from offsited.core.outcome import Outcome, Reason
 from offsited.core.paths import exclude_line
 from offsited.core.progress import Phase
 from offsited.core.record import Counts
+from offsited.core.seeding import heirs
 from offsited.errors import JobFailed
 from offsited.store import KeyRecord
-from offsited.worker import mending, mounts, snapshot, target
+from offsited.worker import heritage, mending, mounts, snapshot, target
 from offsited.worker.books import Books
 from offsited.worker.confirmed import Announced, Confirmed, Standing
 from offsited.worker.disk import Disk
@@ -42,12 +43,22 @@ WAITS: Final = (2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 240.0, 480.0)
 
 async def sync(job: Job) -> Ending:
     """Bring a target to the newest snapshot. Raise JobFailed for whatever hinders that; before the commit nothing counts as done."""
+    if job.options.dry_run:
+        return await preview(job, *await _opened(job))
+    return (await sync_to(job))[0]
+
+
+async def _opened(job: Job) -> tuple[Snapshot, Confirmed]:
+    """The newest snapshot, bound, and what the target is known to hold. Raise JobFailed."""
     confirmed = Confirmed.read(job.files.target(job.target.name))
     opened = await asyncio.to_thread(snapshot.open_newest, job.vault.source, last=confirmed.dated, any_age=job.options.allow_older)
     job.report.note(snapshot=opened.name, snapshot_dated=opened.dated)
-    opened = await asyncio.to_thread(_bind, job, opened, confirmed)
-    if job.options.dry_run:
-        return await preview(job, opened, confirmed)
+    return await asyncio.to_thread(_bind, job, opened, confirmed), confirmed
+
+
+async def sync_to(job: Job) -> tuple[Ending, Target]:
+    """As `sync`, for real; return the open target as well."""
+    opened, confirmed = await _opened(job)
     transfers = Transfers(job.tools, job.runtime, job.report)
     reached = await reach(job, writing=True)
     syncing = _Sync(job, opened, transfers, reached)
@@ -55,9 +66,9 @@ async def sync(job: Job) -> Ending:
         ending = await syncing.run(confirmed)
     finally:
         if isinstance(reached, Disk):
-            job.report.note(**await asyncio.to_thread(reached.room))
+            job.report.note(**await asyncio.to_thread(reached.facts))
     job.report.note(newer=not await asyncio.to_thread(snapshot.is_newest, job.vault.source, opened))
-    return ending
+    return ending, reached
 
 
 def _bind(job: Job, opened: Snapshot, confirmed: Confirmed) -> Snapshot:
@@ -93,6 +104,9 @@ class _Sync:
         found = await self._look(confirmed, announced)
         before = confirmed
         confirmed, standing = await asyncio.to_thread(_settle, confirmed, announced, found)
+        if standing is Standing.UNKNOWN:
+            confirmed, standing = await asyncio.to_thread(self._come_home, confirmed, found)
+            before = confirmed
         asked = self._is_whole(confirmed, standing, found) or mending.asked(confirmed.directory).whole
         interrupted = confirmed.interrupted
         books = await asyncio.to_thread(Books.prepare, confirmed, before)
@@ -154,6 +168,18 @@ class _Sync:
             return await look()
         self.job.report.phase(Phase.WAITING)
         return await patiently(look, WAITS, math.inf)
+
+    def _come_home(self, confirmed: Confirmed, found: Found) -> tuple[Confirmed, Standing]:
+        """A disk that was carried away as a seed may come back with what was committed to its heir: that is known here, too."""
+        there = found.files.get(confirmed.sealed.commit_path)
+        for heir in heirs(self.job.vault, self.job.target.name):
+            known = Confirmed.read(self.job.files.target(heir.name))
+            if not confirmed.interrupted and known.standing(there) in {Standing.CONFIRMED, Standing.ROLLED_BACK}:
+                copied = heritage.copy(known, confirmed.directory / "homecoming")
+                self.job.report.remark(f"the disk came home with what was committed to target {heir.name}")
+                confirmed = heritage.take_over(copied.directory, confirmed.directory)
+                return confirmed, confirmed.standing(there)
+        return confirmed, Standing.UNKNOWN
 
     def _key_file(self) -> str:
         """The SHA-256 of the vault's key file. Raise JobFailed for one that is not the vault's: it must not get to a target."""

@@ -50,9 +50,9 @@ class Verification:
         self.turns = Turns(self.job)
 
     @classmethod
-    def begin(cls, job: Job, reached: Target, transfers: Transfers) -> "Verification":
-        """Make the scratch directory anew: whoever was killed left it."""
-        directory = job.files.target(job.target.name)
+    def begin(cls, job: Job, reached: Target, transfers: Transfers, directory: Path | None = None) -> "Verification":
+        """Make the scratch directory anew: whoever was killed left it. `directory`: what is known of the target, if not where that lies."""
+        directory = directory or job.files.target(job.target.name)
         scratch = directory / SCRATCH_DIR
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(mode=0o700, parents=True)

@@ -59,7 +59,7 @@ async def _end(verification: Verification, listening: int | None) -> Ending:
     if findings.count:
         report.remark(f"{findings.count} differences, listed in {findings.file}")
         if listening is not None:
-            await asyncio.to_thread(_hand_over, verification, listening)
+            await asyncio.to_thread(hand_over, verification, listening)
         if verification.job.options.repair:
             await asyncio.to_thread(findings.ask_for_repair, verification.confirmed.directory)
         return Outcome.PARTIAL, Reason.VERIFIED_DIFFERENT
@@ -69,7 +69,7 @@ async def _end(verification: Verification, listening: int | None) -> Ending:
     return DONE
 
 
-def _hand_over(verification: Verification, listening: int) -> None:
+def hand_over(verification: Verification, listening: int) -> None:
     """Whoever listens may have asked for more than fits."""
     try:
         verification.findings.hand_over(listening)

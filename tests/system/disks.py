@@ -2,6 +2,8 @@
 """Disks: images on loop devices, with a file system of their own, that come and go as a USB disk does."""
 
 import contextlib
+import fcntl
+import struct
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -12,6 +14,9 @@ from .trees import Tree, census
 
 SIZE = 320 << 20
 """Bytes of an image, hardly any of them used: the least that XFS takes."""
+
+
+_LOOP_SET_STATUS64 = 0x4C04
 
 
 class Disk:
@@ -39,6 +44,23 @@ class Disk:
             must("losetup", "--detach", self.device)
             self.device = ""
             must("udevadm", "settle", "--timeout=30")
+
+    def pull(self) -> None:
+        """Pull it out of a machine that is using it: from now on the device has nothing to give, and nowhere to write to.
+
+        loop(4), LOOP_SET_STATUS64: the device begins behind the image's end. What the image holds stays.
+        """
+        beyond = self.image.stat().st_size
+        status = struct.pack("=QQQQQIIII64s64s32s2Q", 0, 0, 0, beyond, 0, 0, 0, 0, 0, b"", b"", b"", 0, 0)
+        with open(self.device, "rb") as device:
+            fcntl.ioctl(device, _LOOP_SET_STATUS64, status)
+        must("udevadm", "settle", "--timeout=30")
+
+    def storm(self, events: int) -> None:
+        """Have the kernel say that the device has changed, again and again. sysfs, uevent."""
+        file = Path("/sys/class/block", Path(self.device).name, "uevent")
+        for _ in range(events):
+            file.write_text("change")
 
     def remove(self) -> None:
         """It is no longer needed."""

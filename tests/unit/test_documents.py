@@ -46,11 +46,6 @@ TABLES: list[tuple[str, str, type[BaseModel], set[str]]] = [
 ]
 """Page, heading, model, and those of its fields that stand elsewhere."""
 
-NOT_ACTED_UPON = [
-    ("offsited-vault.5.scd", "Disk targets", "on_arrival"),
-    ("offsited-vault.5.scd", "Ssh targets", "seed"),
-]
-
 
 def page(name: str) -> str:
     return (MAN / name).read_text()
@@ -199,13 +194,6 @@ def _models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
         for name, found in vars(config).items():
             if isinstance(found, type) and issubclass(found, BaseModel) and re.search(rf"\b{name}\b", repr(field.annotation)):
                 yield found
-
-
-@pytest.mark.parametrize(("name", "heading", "setting"), NOT_ACTED_UPON)
-def test_what_is_not_acted_upon_is_said_to_be_so(name: str, heading: str, setting: str) -> None:
-    section = sections(page(name))[heading]
-    assert "Read and checked, not acted upon yet" in (entries(section)[setting] if setting else section)
-    assert (setting or heading) in sections((ROOT / "README.md").read_text())["Not there yet"]
 
 
 def test_every_refused_rsync_option_is_listed_and_no_other() -> None:

@@ -164,6 +164,18 @@ def test_an_id_that_is_lost_is_an_error_not_a_new_id(files: VaultFiles, content:
         files.identity()
 
 
+def test_which_arrival_was_heeded_is_kept_for_each_target(files: VaultFiles, store: Store) -> None:
+    assert files.arrival("seed") == ""
+    files.write_arrival("seed", "boot:7")
+    assert (files.arrival("seed"), files.arrival("other")) == ("boot:7", "")
+    (files.target("seed") / "arrival.json").write_text("{")
+    assert files.arrival("seed") == ""
+    gone = store.vault_files("gone")
+    with pytest.raises(FileNotFoundError):
+        gone.write_arrival("seed", "boot:7")
+    assert not gone.directory.exists()
+
+
 def test_records_are_kept_and_read_newest_first(files: VaultFiles) -> None:
     for job in (2, 10, 1):
         files.write_record(record(job))

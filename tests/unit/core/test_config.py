@@ -242,6 +242,14 @@ def test_fields_of_a_host(field: str, value: object, good: bool) -> None:  # noq
 
 
 @pytest.mark.parametrize(
+    ("path", "good"),
+    [("/mnt/offsite", True), ("/", False), ("mnt", False), ("/mnt/a b", False), ("/mnt/a:b", False), ("/mnt/../etc", False)],
+)
+def test_the_path_of_a_mounted_disk(path: str, good: bool) -> None:  # noqa: FBT001 - a table
+    _check(lambda: disk(path=path), good=good)
+
+
+@pytest.mark.parametrize(
     ("changes", "good"), [({"uuid": "85ca06b8"}, False), ({"label": None}, False), ({"label": None, "uuid": "85CA-06B8"}, True)]
 )
 def test_a_disk_is_known_by_uuid_or_label_not_both(changes: dict[str, object], good: bool) -> None:  # noqa: FBT001 - a table
@@ -328,7 +336,7 @@ def _accepted(option: str) -> bool:
     [
         ([DISK, DISK], "two targets have the same name"),
         ([DISK | {"default": True}, SSH | {"default": True}], "more than one target has default = true"),
-        ([SSH | {"seed": "nobody"}], "target vps: seed = 'nobody' is no target of this vault"),
+        ([SSH | {"seed": "nobody"}], "target vps: seed = 'nobody' is no disk target of this vault"),
         ([], r"there must be a \[\[target\]\]"),
     ],
 )

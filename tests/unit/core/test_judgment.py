@@ -295,3 +295,59 @@ def test_every_reason_can_be_explained() -> None:
             assert sentence
             assert hint
             assert "{" not in sentence + hint
+
+
+def test_an_array_that_lacks_a_device_is_told_though_every_sync_is_done() -> None:
+    told = Told()
+    good, bad = facts(record(1)), facts(record(1))
+    bad = replace(bad, targets=(replace(bad.targets[0], degraded=True),))
+    assert told.judge(good, at(0)) == []
+    assert told.judge(bad, at(1)) == [("degraded", False)]
+    assert told.judge(bad, at(2)) == []
+    assert told.judge(good, at(3)) == [("recovered", False)]
+
+
+# --- seeds in transit ----------------------------------------------------------------------------------------------
+
+
+def test_a_seed_in_transit_is_reminded_of_once_a_week_and_nothing_is_told_of_ages() -> None:
+    told = Told()
+    old = record(1)
+    told.judge(facts(old), at(0))
+    days = [told.judge(facts(old, transit={"disk": START}), at(24 * day)) for day in range(1, 23)]
+    assert [day for day, events in enumerate(days, 1) if events] == [8, 15, 22]
+    assert days[7] == [("transit", True)]
+    assert told.pinged() is None
+    assert told.judge(facts(old), at(24 * 23)) == [("stale", False)]
+
+
+def test_a_seed_is_one_matter_though_its_heir_waits_too() -> None:
+    told = Told()
+    found = facts(record(1), transit={"disk": START, "vps": START})
+    found = replace(found, targets=(*found.targets, TargetFacts("vps")))
+    told.judge(found, at(0))
+    assert told.judge(found, at(24 * 8)) == [("transit", True)]
+    assert told.last
+    assert [trouble.target for trouble in told.last.notices[0].troubles] == ["vps"]
+
+
+def test_a_timed_sync_that_is_in_transit_is_no_failure() -> None:
+    told = Told()
+    waiting = record(2, Outcome.IN_TRANSIT, Reason.SEED_IN_TRANSIT)
+    assert told.judge(facts(record(1), waiting, transit={"disk": START}), at(1)) == []
+
+
+def test_sealing_and_adopting_put_right_what_a_sync_would_and_their_failure_is_their_callers() -> None:
+    told = Told()
+    bad = record(1, Outcome.FAILED, Reason.TARGET_ABSENT)
+    assert told.judge(facts(bad), at(0)) == [("failed", False)]
+    refused = record(2, Outcome.FAILED, Reason.TARGET_BUSY, kind=Kind.SEAL)
+    assert told.judge(facts(bad, refused), at(1)) == []
+    assert told.judge(facts(bad, refused, record(3, kind=Kind.SEAL)), at(2)) == [("recovered", False)]
+
+
+def test_what_lasts_beside_a_seed_in_transit_is_reminded_of_daily() -> None:
+    told = Told()
+    bad = record(1, Outcome.FAILED, Reason.TARGET_ABSENT)
+    told.judge(facts(bad, transit={"vps": START}), at(0))
+    assert told.judge(facts(bad, transit={"vps": START}), at(25)) == [("failed", True)]

@@ -214,3 +214,18 @@ def test_the_unit_of_notices_can_run_a_mail_transfer_agent_and_cannot_see_the_ke
 def test_properties_as_a_unit_file_has_them() -> None:
     properties = (("ProtectClock", "b", True), ("UMask", "u", 0o077), ("LimitCORE", "t", 0), ("KillMode", "s", "process"))
     assert unit.as_settings(properties) == ["ProtectClock=yes", "UMask=0077", "LimitCORE=0", "KillMode=process"]
+
+
+@pytest.mark.parametrize(("kind", "writable"), [(Kind.SYNC, True), (Kind.SEAL, True), (Kind.VERIFY, False), (Kind.RESTORE, False)])
+def test_what_somebody_else_has_mounted_is_writable_to_those_who_write(kind: Kind, writable: bool) -> None:  # noqa: FBT001
+    lent = DISK.model_copy(update={"path": "/mnt/offsite"})
+    found = properties(unit.job_unit(record(kind), vault(), lent, DIRECTORY))["ReadWritePaths"]
+    assert found == [DIRECTORY, "-/mnt/offsite"] if writable else [DIRECTORY]
+
+
+def test_an_adoption_may_fetch_owners_and_nodes_and_write_nowhere_else() -> None:
+    found = properties(unit.job_unit(record(Kind.ADOPT), vault(), SSH, DIRECTORY))
+    assert found["ReadWritePaths"] == [DIRECTORY]
+    assert (
+        found["CapabilityBoundingSet"] == properties(unit.job_unit(record(Kind.VERIFY), vault(), SSH, DIRECTORY))["CapabilityBoundingSet"]
+    )

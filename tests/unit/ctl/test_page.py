@@ -84,3 +84,40 @@ def test_what_is_held_is_shown_with_its_id() -> None:
     assert "held      31 deletions (2.0 MiB), as plan 0123456789ab" in text
     assert "offsitectl approve home --target disk" in text
     assert "plan" not in plain()
+
+
+def _lives(stage: str, **more: object) -> str:
+    """The page of a seed and its heir."""
+    seed = replace(FRESH, name="seed", stage=stage, sealed=NOON - 72 * HOUR if stage == "sealed" else 0, **more)  # type: ignore[arg-type]
+    heir = Target("vps", kind="ssh", state="unknown", stage=stage, seed="seed", last_outcome="in-transit", last_reason="seed-in-transit")
+    vault = Vault("home", targets=(seed, heir))
+    return click.unstyle("\n".join(page([Situation(vault, None, None)], [], NOON, UTC)))
+
+
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [
+        (
+            "seeding",
+            ("being filled for vps", "waits for seed, which is being filled", "vps: before seed travels: offsitectl target seal home seed"),
+        ),
+        (
+            "sealed",
+            (
+                "sealed 2026-11-22 12:00 (3 d ago): in transit to vps",
+                "waits for seed, which is in transit",
+                "vps: when seed is in place there: offsitectl target adopt home vps --from seed",
+            ),
+        ),
+        ("adopted", ("adopted at vps", "adopted from seed: the next sync sends what has changed since")),
+        ("of a newer daemon", ()),
+    ],
+)
+def test_where_a_seed_stands_and_what_comes_next(stage: str, told: tuple[str, ...]) -> None:
+    shown = _lives(stage)
+    assert [line for line in told if line not in shown] == []
+    assert ("target seal" in shown, "target adopt" in shown) == (stage == "seeding", stage == "sealed")
+
+
+def test_a_seed_that_holds_nothing_yet_is_not_to_be_sealed() -> None:
+    assert "target seal" not in _lives("seeding", commit_job=0)
