@@ -139,6 +139,9 @@ def notify_unit(vault: str, job: int, event: str = "") -> str:
 WATCH_SERVICE: Final = "offsited-watch.service"
 """Judges every vault without the daemon."""
 WATCH_TIMER: Final = "offsited-watch.timer"
+UNANSWERED_SERVICE: Final = "offsited-unanswered.service"
+"""Tells of vaults that nobody has unlocked after a boot."""
+UNANSWERED_TIMER: Final = "offsited-unanswered.timer"
 
 
 def runtime_directory(unit: str) -> str:

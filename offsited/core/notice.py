@@ -49,6 +49,7 @@ class Why(StrEnum):
     SNAPSHOT_OLD = "snapshot-old"
     COMMIT_MISSING = "commit-missing"
     STILL_RUNNING = "still-running"
+    UNANSWERED = "unanswered"
 
 
 _WHY: Final[Mapping[str, tuple[str, str]]] = {
@@ -68,6 +69,10 @@ _WHY: Final[Mapping[str, tuple[str, str]]] = {
     Why.STILL_RUNNING: (
         "a timed sync was skipped, because the one before it still runs",
         "See how far it is: offsitectl status {vault}. Nothing is lost: the next sync brings the newest snapshot",
+    ),
+    Why.UNANSWERED: (
+        "the machine was booted, and nobody has entered the passphrase since",
+        "Enter it once: sudo offsitectl unlock {vault}. Until then nothing is synced",
     ),
 }
 _SENTENCES: Final[Mapping[Outcome, str]] = {
@@ -224,6 +229,8 @@ class Facts:
     """A word of Reason if the vault file cannot be used: then `targets` are those of before."""
     skipped: int = 0
     """A running job for which a timed run was just skipped."""
+    locked: bool | None = None
+    """Whether the vault is locked though somebody has had the time to unlock it after the boot; None = nobody has looked."""
 
 
 class Unsent(StrEnum):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is on record of a vault, read from its files alone: the daemon may be stopped, masked or broken."""
+"""What is on record of a vault, read from its files alone, and from systemd where its lock matters: the daemon may be stopped or broken."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,11 +9,12 @@ from offsited import names
 from offsited.core import config
 from offsited.core.commit import Commit, parse_commit
 from offsited.core.config import Notify, Vault
-from offsited.core.judgment import DAY, ended
+from offsited.core.judgment import DAY, LOCK, ended
 from offsited.core.notice import Facts, Remembered, TargetFacts
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind
 from offsited.errors import ConfigInvalid
+from offsited.notices import locks
 from offsited.spool import moment
 from offsited.store import Store, VaultFiles
 
@@ -22,18 +23,19 @@ CGROUP: Final = Path("/sys/fs/cgroup") / names.SLICE
 """Units of ours that run have a directory there; a record without an end may be of one that was killed."""
 
 
-def gather(store: Store, name: str, notify: Notify, before: Remembered | None, skipped: int = 0) -> Facts:
-    """Read a vault's configuration and records. Raise NoSuchVault if it is no more."""
+def gather(store: Store, name: str, notify: Notify, before: Remembered | None, skipped: int = 0, *, booted: bool = False) -> Facts:
+    """Read a vault's configuration and records. `booted`: it should have been unlocked by now. Raise NoSuchVault if it is no more."""
     files = store.vault_files(name)
     records = tuple(record for record in files.records() if not record.options.dry_run)  # those say nothing of a target
     skipped = skipped or _runs_for_a_day(records)
+    locked = locks.is_locked(name) if booted or (before and LOCK in before.troubles) else None
     try:
         vault = store.read_vault(name)
         files.identity()
     except ConfigInvalid:
         limits = {target: mark.limit for target, mark in before.targets.items()} if before else {}
-        return Facts(name, _targets(files, limits, records), records, Reason.CONFIG_INVALID, skipped)
-    return Facts(name, _targets(files, limits_of(vault, notify), records), records, "", skipped)
+        return Facts(name, _targets(files, limits, records), records, Reason.CONFIG_INVALID, skipped, locked)
+    return Facts(name, _targets(files, limits_of(vault, notify), records), records, "", skipped, locked)
 
 
 def _runs_for_a_day(records: Iterable[JobRecord]) -> int:

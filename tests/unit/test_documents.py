@@ -252,6 +252,7 @@ def test_units_and_journal_fields_are_named_as_the_program_names_them() -> None:
         names.sync_timer("NAME"),
         names.sync_path_unit("NAME"),
         names.WATCH_SERVICE,
+        names.UNANSWERED_SERVICE,
         names.notify_unit("NAME", 1).replace("-1.", "-ID."),
     ]
     fields_named = [names.FIELD_VAULT, names.FIELD_TARGET, names.FIELD_JOB, names.FIELD_OUTCOME, names.FIELD_REASON]

@@ -295,3 +295,40 @@ def test_every_reason_can_be_explained() -> None:
             assert sentence
             assert hint
             assert "{" not in sentence + hint
+
+
+# --- locks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_boot_that_nobody_answers_is_told_once_and_when_it_is_over() -> None:
+    told = Told()
+    assert told.judge(facts(record(1), locked=False), at(0)) == []
+    assert told.judge(facts(record(1), locked=True), at(1)) == [("locked", False)]
+    assert told.pinged() is Ping.FAIL
+    for hours in (1, 2, 20):
+        assert told.judge(facts(record(1), locked=True), at(hours)) == []
+    assert told.judge(facts(record(1), locked=None), at(24)) == [], "systemd could not be asked"
+    assert told.judge(facts(record(1), locked=True), at(26)) == [("locked", True)]
+    assert told.judge(facts(record(1), locked=False), at(26)) == [("recovered", False)]
+    assert told.judge(facts(record(1), locked=False), at(27)) == []
+
+
+@pytest.mark.parametrize("first", ["boot", "job"])
+def test_that_a_vault_is_locked_is_told_once_whoever_finds_it(first: str) -> None:
+    told = Told()
+    good, bad, later = record(1), record(2, Outcome.FAILED, "locked"), record(3, Outcome.FAILED, "locked", kind=Kind.VERIFY)
+    told.judge(facts(good), at(0))
+    before = facts(good, locked=True) if first == "boot" else facts(good, bad)
+    assert told.judge(before, at(1)) == [("locked", False)]
+    assert told.judge(facts(good, bad, locked=True), at(2)) == []
+    assert told.judge(facts(good, bad, later, locked=True), at(3)) == []
+    assert told.judge(facts(good, bad, later, locked=False), at(4)) == [], "a sync has yet to be done"
+    done = record(4, ended=START + 5 * HOUR)
+    assert told.judge(facts(good, bad, later, done), at(5)) == [("recovered", False)]
+
+
+def test_a_wrong_passphrase_is_another_trouble_than_a_lock() -> None:
+    told = Told()
+    told.judge(facts(record(1), locked=True), at(0))
+    wrong = record(2, Outcome.FAILED, "wrong-passphrase")
+    assert told.judge(facts(record(1), wrong, locked=True), at(1)) == [("locked", False)]
