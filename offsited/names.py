@@ -111,6 +111,11 @@ def ask_unit(vault: str) -> str:
     return f"offsited-ask-{vault}.service"
 
 
+def prepare_unit(vault: str) -> str:
+    """The unit that makes the file system of a vault's disk target, or looks whether it can."""
+    return f"offsited-prepare-{vault}.service"
+
+
 def unlock_service(vault: str) -> str:
     """The service that asks a person at boot; a generator has it wanted for each vault."""
     return f"offsited-unlock@{vault}.service"

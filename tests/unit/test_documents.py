@@ -62,10 +62,18 @@ def sections(text: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
+COMMANDS: dict[str, click.Command] = {
+    " ".join((*([name] if isinstance(command, click.Group) else []), inner)): found
+    for name, command in cli.commands.items()
+    for inner, found in (command.commands.items() if isinstance(command, click.Group) else [(name, command)])
+}
+"""Each command as it is typed, those of groups with their group's name."""
+
+
 def command_sections() -> dict[str, str]:
     """Each command of offsitectl(1), with its heading and text."""
     commands = page("offsitectl.1.scd").partition("\n# COMMANDS\n")[2].partition("\n# ")[0]
-    return {heading.split()[0]: f"{heading}\n{text}" for heading, text in sections(commands).items()}
+    return {re.split(r" (?=[\[A-Z])", heading)[0]: f"{heading}\n{text}" for heading, text in sections(commands).items()}
 
 
 def options_of(command: click.Command) -> set[str]:
@@ -106,21 +114,21 @@ ALL_COMMAND_LINES = [
 
 
 def test_every_command_has_its_section_and_no_other_has_one() -> None:
-    assert set(command_sections()) == set(cli.commands)
+    assert set(command_sections()) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("name", cli.commands)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_of_a_command_is_in_its_section_and_no_other_is(name: str) -> None:
     heading, _, text = command_sections()[name].partition("\n")
-    assert set(re.findall(r"^\*(--[a-z-]+)\*", text, flags=re.MULTILINE)) == options_of(cli.commands[name])
-    required = {param.opts[0] for param in cli.commands[name].params if isinstance(param, click.Option) and param.required}
+    assert set(re.findall(r"^\*(--[a-z-]+)\*", text, flags=re.MULTILINE)) == options_of(COMMANDS[name])
+    required = {param.opts[0] for param in COMMANDS[name].params if isinstance(param, click.Option) and param.required}
     assert set(re.findall(r"--[a-z-]+", heading)) == required
 
 
-@pytest.mark.parametrize("name", cli.commands)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_argument_of_a_command_is_in_its_heading(name: str) -> None:
     heading = command_sections()[name].partition("\n")[0]
-    for param in cli.commands[name].params:
+    for param in COMMANDS[name].params:
         if isinstance(param, click.Argument):
             assert str(param.metavar) in heading
 
@@ -131,7 +139,7 @@ def test_options_of_the_program_and_json_are_told() -> None:
 
 
 def test_json_is_of_every_command_as_the_page_says() -> None:
-    assert [name for name, command in cli.commands.items() if "--json" not in {opt for param in command.params for opt in param.opts}] == []
+    assert [name for name, command in COMMANDS.items() if "--json" not in {opt for param in command.params for opt in param.opts}] == []
 
 
 def test_every_exit_status_is_listed_and_no_other() -> None:
@@ -247,6 +255,7 @@ def test_units_and_journal_fields_are_named_as_the_program_names_them() -> None:
         names.job_unit("NAME"),
         names.prove_unit("NAME"),
         names.ask_unit("NAME"),
+        names.prepare_unit("NAME"),
         names.unlock_service("NAME"),
         names.sync_service("NAME"),
         names.sync_timer("NAME"),
@@ -267,8 +276,8 @@ def _missing(wanted: Iterable[str], text: str) -> list[str]:
 def test_every_command_line_in_a_document_can_be_typed(call: list[str]) -> None:
     if call == ["--version"]:
         return
-    command = cli.commands[call[0]]
-    typed = command.make_context(call[0], call[1:]).params
+    name = next(name for name in COMMANDS if call[: len(name.split())] == name.split())
+    typed = COMMANDS[name].make_context(name, call[len(name.split()) :]).params
     if call[0] == "init":
         parse_source(typed["source"], typed["root"])
         for target in typed["targets"]:
