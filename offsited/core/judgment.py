@@ -146,10 +146,12 @@ class _Judging:
         return next((found for found in lasting if found.event is Event.LOCKED and found.reason in {Reason.LOCKED, Why.UNANSWERED}), None)
 
     def take_configuration(self) -> None:
-        """A vault file that cannot be used, and state of ours that is damaged."""
+        """A vault file that cannot be used, state of ours that is damaged, and arrays that lack disks."""
         self._let("config", Event.FAILED, "", self._facts.invalid)
         for target in self._facts.targets:
             self._let(f"state:{target.name}", Event.DEGRADED, target.name, "" if target.intact else Why.COMMIT_MISSING)
+            if target.lacking is not None:
+                self._let(f"array:{target.name}", Event.DEGRADED, target.name, Why.ARRAY_DEGRADED if target.lacking else "")
 
     def take_ages(self) -> None:
         """Too old or not. A target that is configured no longer is forgotten without a word."""

@@ -50,6 +50,7 @@ class Why(StrEnum):
     COMMIT_MISSING = "commit-missing"
     STILL_RUNNING = "still-running"
     UNANSWERED = "unanswered"
+    ARRAY_DEGRADED = "array-degraded"
 
 
 _WHY: Final[Mapping[str, tuple[str, str]]] = {
@@ -69,6 +70,10 @@ _WHY: Final[Mapping[str, tuple[str, str]]] = {
     Why.STILL_RUNNING: (
         "a timed sync was skipped, because the one before it still runs",
         "See how far it is: offsitectl status {vault}. Nothing is lost: the next sync brings the newest snapshot",
+    ),
+    Why.ARRAY_DEGRADED: (
+        "an array that the target lies on lacks a disk",
+        "See which: cat /proc/mdstat. How to put in another one: man offsited-prepare",
     ),
     Why.UNANSWERED: (
         "the machine was booted, and nobody has entered the passphrase since",
@@ -202,6 +207,8 @@ class TargetFacts:
     """The date of the snapshot in its commit, as this machine keeps it; 0 = undated or not known."""
     intact: bool = True
     """Whether this machine's copy of the commit is there and can be read, if there should be one."""
+    lacking: int | None = 0
+    """How many disks the arrays lack that it lies on; None = not known at this moment."""
 
     @property
     def confirmed(self) -> int:

@@ -169,6 +169,8 @@ def as_settings(properties: tuple[Property, ...]) -> list[str]:
 def _as_text(signature: str, value: object) -> str:
     if signature == "b":
         return "yes" if value else "no"
+    if isinstance(value, list):  # BindReadOnlyPaths
+        return " ".join(f"{'-' if may_lack else ''}{source}" for source, _, may_lack, _ in value)
     return f"{value:04o}" if signature == "u" else str(value)  # the only numbers of this type are modes
 
 
@@ -343,6 +345,8 @@ NOTIFYING: Final[tuple[Property, ...]] = (
     ("ProtectControlGroups", "b", True),
     ("ProtectClock", "b", True),
     ("PrivateDevices", "b", True),
+    # Which device holds a target's file system: the links, not the devices.
+    ("BindReadOnlyPaths", "a(ssbt)", [("/dev/disk", "/dev/disk", True, 0)]),
     ("LockPersonality", "b", True),
     ("RestrictRealtime", "b", True),
     ("KeyringMode", "s", "private"),

@@ -8,13 +8,13 @@ from typing import Final
 from offsited import names
 from offsited.core import config
 from offsited.core.commit import Commit, parse_commit
-from offsited.core.config import Notify, Vault
+from offsited.core.config import DiskTarget, Notify, Vault
 from offsited.core.judgment import DAY, LOCK, ended
 from offsited.core.notice import Facts, Remembered, TargetFacts
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind
 from offsited.errors import ConfigInvalid
-from offsited.notices import locks
+from offsited.notices import arrays, locks
 from offsited.spool import moment
 from offsited.store import Store, VaultFiles
 
@@ -34,8 +34,9 @@ def gather(store: Store, name: str, notify: Notify, before: Remembered | None, s
         files.identity()
     except ConfigInvalid:
         limits = {target: mark.limit for target, mark in before.targets.items()} if before else {}
-        return Facts(name, _targets(files, limits, records), records, Reason.CONFIG_INVALID, skipped, locked)
-    return Facts(name, _targets(files, limits_of(vault, notify), records), records, "", skipped, locked)
+        return Facts(name, _targets(files, limits, records, {}), records, Reason.CONFIG_INVALID, skipped, locked)
+    devices = {target.name: Path(target.device) for target in vault.target if isinstance(target, DiskTarget)}
+    return Facts(name, _targets(files, limits_of(vault, notify), records, devices), records, "", skipped, locked)
 
 
 def _runs_for_a_day(records: Iterable[JobRecord]) -> int:
@@ -52,14 +53,18 @@ def limits_of(vault: Vault, notify: Notify) -> Mapping[str, int]:
     return {name: config.microseconds(limit) if limit else 0 for name, limit in chosen.items()}
 
 
-def _targets(files: VaultFiles, limits: Mapping[str, int], records: Iterable[JobRecord]) -> tuple[TargetFacts, ...]:
+def _targets(
+    files: VaultFiles, limits: Mapping[str, int], records: Iterable[JobRecord], devices: Mapping[str, Path]
+) -> tuple[TargetFacts, ...]:
     done = {record.target: record for record in ended(records) if record.kind is Kind.SYNC and record.outcome is Outcome.DONE}
-    return tuple(_target(files, name, limit, done.get(name)) for name, limit in limits.items())
+    return tuple(_target(files, name, limit, done.get(name), devices.get(name)) for name, limit in limits.items())
 
 
-def _target(files: VaultFiles, name: str, limit: int, done: JobRecord | None) -> TargetFacts:
+def _target(files: VaultFiles, name: str, limit: int, done: JobRecord | None, device: Path | None) -> TargetFacts:
     commit = _commit(files.target(name) / COMMIT_FILE)
-    return TargetFacts(name, limit, done, commit.snapshot_dated if commit else 0, intact=commit is not None or done is None)
+    lacking = arrays.lacking(device) if device else None
+    dated = commit.snapshot_dated if commit else 0
+    return TargetFacts(name, limit, done, dated, intact=commit is not None or done is None, lacking=lacking)
 
 
 def _commit(path: Path) -> Commit | None:

@@ -366,3 +366,13 @@ def test_a_vault_that_is_unlocked_after_such_a_notice_is_well(home: OnDisk, box:
     assert mail["X-Offsited-Event"] == "recovered"
     assert "nobody has entered the passphrase since" in re.sub(r"\s+", " ", mail.get_content())
     box.nothing_more()
+
+
+# --- arrays --------------------------------------------------------------------------------------------------------
+
+
+def test_the_watch_sees_where_a_file_system_is_but_no_disk(home: OnDisk) -> None:
+    settings = [word for setting in ("PrivateDevices", "BindReadOnlyPaths") for word in ("-p", f"{setting}={shown(WATCH, setting)}")]
+    link = must("systemd-run", "--quiet", "--wait", "--pipe", *settings, "readlink", f"/dev/disk/by-uuid/{home.disk.uuid}").strip()
+    assert f"/dev/{Path(link).name}" == home.disk.device
+    assert run("systemd-run", "--quiet", "--wait", "--pipe", *settings, "test", "-e", home.disk.device).status == 1

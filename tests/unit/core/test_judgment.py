@@ -332,3 +332,20 @@ def test_a_wrong_passphrase_is_another_trouble_than_a_lock() -> None:
     told.judge(facts(record(1), locked=True), at(0))
     wrong = record(2, Outcome.FAILED, "wrong-passphrase")
     assert told.judge(facts(record(1), wrong, locked=True), at(1)) == [("locked", False)]
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_array_that_lacks_a_disk_is_told_until_it_is_whole_again() -> None:
+    told = Told()
+    good = record(1)
+
+    def lacking(count: int | None) -> Facts:
+        return facts(good, targets=(TargetFacts("disk", LIMIT, good, lacking=count),))
+
+    assert told.judge(lacking(0), at(0)) == []
+    assert told.judge(lacking(1), at(1)) == [("degraded", False)]
+    assert told.judge(lacking(2), at(2)) == []
+    assert told.judge(lacking(None), at(3)) == [], "unplugged, or being rebuilt"
+    assert told.judge(lacking(0), at(4)) == [("recovered", False)]
