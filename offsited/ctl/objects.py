@@ -154,6 +154,7 @@ class Target:
     held: Held = Held()
     stale: bool = False
     stale_after: int = 0
+    degraded: bool = False
     free_bytes: int = 0
     size_bytes: int = 0
 
@@ -170,6 +171,7 @@ class Target:
             ),
             stale=bool(properties.get("Stale", False)),
             stale_after=int(properties.get("StaleAfter", 0)),
+            degraded=bool(properties.get("Degraded", False)),
             free_bytes=int(properties.get("FreeBytes", 0)),
             size_bytes=int(properties.get("SizeBytes", 0)),
             kind=str(properties.get("Kind", "")),

@@ -13,7 +13,7 @@ import click
 
 from offsited import names
 from offsited.core import words
-from offsited.core.notice import UNSENT
+from offsited.core.notice import UNSENT, Event, Why, explain
 from offsited.core.outcome import ADVICE, Outcome, parse_reason
 from offsited.ctl import meter
 from offsited.ctl.objects import Job, JobEnd, Target, Vault
@@ -78,6 +78,8 @@ def to_do(vault: Vault) -> list[str]:
     """What waits for a person: the command to type, or what the last outcome's reason advises."""
     lines = [f"offsitectl unlock {vault.name}"] if vault.locked else []
     for target in vault.targets:
+        if target.degraded:
+            lines.append(f"{target.name}: {array(target)[1]}")
         if target.check_reason:
             hint = ADVICE[parse_reason(target.check_reason)].hint.format(vault=vault.name, target=target.name, job=vault.last_job)
             lines.append(f"{target.name}: {hint}")
@@ -92,6 +94,11 @@ def to_do(vault: Vault) -> list[str]:
     if vault.unsent:
         lines.append(unsent(vault))
     return [words.printable(line) for line in lines]
+
+
+def array(target: Target) -> tuple[str, str]:
+    """That the target's array lacks a disk, and what to do."""
+    return explain(Event.DEGRADED, Why.ARRAY_DEGRADED, "", target.name, 0)
 
 
 def unsent(vault: Vault) -> str:
@@ -112,6 +119,8 @@ def _target(target: Target, width: int, now: int, zone: tzinfo | None) -> Iterat
         yield f"            {' ' * width}  {click.style('last check', fg='red')}: {wrong}"
     if target.last_outcome:
         yield f"            {' ' * width}  last sync {outcome(target.last_outcome, target.last_reason)}"
+    if target.degraded:
+        yield f"            {' ' * width}  {click.style('degraded', fg='red')}: {array(target)[0]}"
     if target.held.plan:
         yield f"            {' ' * width}  held      {held_in_words(target.held)}, as plan {words.printable(target.held.plan)}"
 

@@ -88,6 +88,7 @@ def test_a_disk_fails_and_the_copy_goes_on(guest: Guest, home: Home) -> None:
     home.snapshot("2026-01-02", two="second")
     assert home.synced()["sent_entries"] == 1
     assert home.told() == ["degraded"]
+    assert "degraded: an array that the target lies on lacks a disk" in guest.must("offsitectl", "status")
 
 
 def test_it_grows_as_the_guide_says(guest: Guest, home: Home) -> None:
