@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from .asking import Terminal
 from .conftest import DISKS
 from .disks import SIZE
 from .machine import Ended, must, offsitectl, run
@@ -124,6 +125,21 @@ def test_nobody_is_asked_where_nobody_can_answer(home: OnDisk, blank: Blank) -> 
     assert ended.status == 2
     assert "--confirm" in ended.told
     assert not blank.first().strip(b"\0")
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_person_types_what_the_disk_is_known_by(home: OnDisk, blank: Blank, *, right: bool) -> None:
+    terminal = Terminal("offsitectl", "target", "prepare", home.vault.name, "seed", "--devices", blank.device)
+    plan = terminal.until("Confirm each by typing")
+    assert f"({blank.size} bytes)  no serial number  empty" in plan
+    assert f"mkfs.xfs -q -f -L {home.vault.name}" in plan
+    terminal.until(f"{blank.device}: ")
+    terminal.type(str(blank.size) if right else "yes")
+    if right:
+        terminal.until("target seed is ready")
+    assert terminal.status() == (0 if right else 2)
+    assert bool(blank.first().strip(b"\0")) is right
+    terminal.leave()
 
 
 def test_it_is_roots_alone(home: OnDisk, blank: Blank, user: object) -> None:
