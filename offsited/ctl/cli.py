@@ -281,11 +281,13 @@ def adopt(out: Output, vault: str, target: str) -> int:
 @target_group.command(cls=_Several)
 @vault_argument
 @click.argument("target", metavar="T", callback=complete.checked_name, shell_complete=complete.targets)
-@click.option("--devices", metavar="DEV...", multiple=True, required=True, help="The disks.")
+@click.option("--devices", metavar="DEV...", multiple=True, required=True, type=click.Path(readable=False), help="The disks.")
 @click.option("--raid", type=click.Choice(["0", "1", "5", "6", "10"]), default=None, help="Join them to an array of this level.")
 @click.option("--lvm", is_flag=True, help="One logical volume over everything, that can grow.")
 @click.option("--fs", "file_system", type=click.Choice(["xfs", "ext4", "btrfs"]), default="xfs", show_default=True, help="The file system.")
-@click.option("--wipe", metavar="DEV...", multiple=True, help="What is on these of the disks may be destroyed.")
+@click.option(
+    "--wipe", metavar="DEV...", multiple=True, type=click.Path(readable=False), help="What is on these of the disks may be destroyed."
+)
 @click.option(
     "--confirm", metavar="ID...", multiple=True, help="Confirm each disk by serial number, or by its size, instead of being asked."
 )

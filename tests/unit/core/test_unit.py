@@ -214,3 +214,19 @@ def test_the_unit_of_notices_can_run_a_mail_transfer_agent_and_cannot_see_the_ke
 def test_properties_as_a_unit_file_has_them() -> None:
     properties = (("ProtectClock", "b", True), ("UMask", "u", 0o077), ("LimitCORE", "t", 0), ("KillMode", "s", "process"))
     assert unit.as_settings(properties) == ["ProtectClock=yes", "UMask=0077", "LimitCORE=0", "KillMode=process"]
+
+
+def test_who_prepares_a_disk_touches_the_named_ones_alone_and_who_looks_none() -> None:
+    def allowed(spec: unit.UnitSpec) -> list[str]:
+        return [str(value) for name, _, value in spec.properties if name == "DeviceAllow"]
+
+    making = unit.prepare_unit("home", ["/dev/sdb"])
+    assert [device for device in allowed(making) if not device.startswith(("block-", "/dev/mapper/control "))] == ["/dev/sdb rwm"]
+    assert "block-* rwm" not in allowed(making)
+    assert allowed(unit.prepare_unit("home")) == ["block-* r"]
+    chosen = {name: value for name, _, value in making.properties}
+    assert {"PrivateIPC", "PrivateNetwork", "ProtectKernelTunables"} & set(chosen) == set(), (
+        "measured: LVM, udevadm and md need what they take"
+    )
+    assert (chosen["DevicePolicy"], chosen["PrivateMounts"], chosen["NoNewPrivileges"]) == ("closed", True, True)
+    assert chosen["RestrictAddressFamilies"] == "AF_UNIX AF_NETLINK"
