@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,8 @@ class Console:
         self._reader.start()
 
     def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # the machine may have hung up first
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._reader.join()
         self._socket.close()
 
@@ -88,6 +89,7 @@ class Guest:
         self._made, self._room, self._kept = made, room, kept
         subprocess.run(["cp", "--sparse=always", made / "root.img", room / "root.img"], check=True)
         self._boots = 0
+        self.is_on = False
         self._disks: dict[str, Path] = {}
 
     # --- power -----------------------------------------------------------------------------------------------------
@@ -130,6 +132,7 @@ class Guest:
         self._qmp.call("qmp_capabilities", patience=PATIENCE)
         self._agent = Peer(ports["agent"])
         self.console = Console(ports["console"])
+        self.is_on = True
 
     def until_booted(self) -> None:
         """Wait for the agent, and then until all that starts at boot has started, or failed."""
@@ -156,17 +159,13 @@ class Guest:
 
     def switch_off(self) -> None:
         """As a power cut does, if it runs at all."""
-        if self._boots and self._process.poll() is None:
+        if self.is_on:
             self._process.kill()
             self._process.wait()
-        if self._boots:
             self._hang_up()
 
-    @property
-    def is_on(self) -> bool:
-        return bool(self._boots) and self._process.poll() is None
-
     def _hang_up(self) -> None:
+        self.is_on = False
         for peer in (self._qmp, self._agent, self.console):
             peer.close()
 
