@@ -111,7 +111,7 @@ class Guest:
         command: list[str | Path] = [
             "setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", MEMORY,
             "-nodefaults", "-no-user-config", "-display", "none", "-rtc", f"base={clock or 'utc'}",
-            "-kernel", self._made / "vmlinuz", "-initrd", self._made / "initrd.img", "-append", "root=/dev/vda rw console=ttyS0 quiet",
+            "-kernel", self._made / "vmlinuz", "-initrd", self._made / "initrd.img", "-append", "root=LABEL=vm-root rw console=ttyS0 quiet",
             "-drive", f"file={self._room / 'root.img'},format=raw,if=virtio,cache=unsafe",
             "-chardev", f"socket,id=console,path={ports['console']},server=on,wait=off,logfile={name}.console",
             "-serial", "chardev:console",
