@@ -147,13 +147,13 @@ class Guest:
 
     def restart(self) -> None:
         """Reboot it, as a person does, and wait for the end of the boot."""
-        self.run("systemctl", "--no-block", "reboot")
+        self._begin("systemctl", "--no-block", "reboot")
         self._qmp.event("RESET", patience=PATIENCE)
         self.until_booted()
 
     def shut_down(self) -> None:
         """Power it off in order."""
-        self.run("systemctl", "--no-block", "poweroff")
+        self._begin("systemctl", "--no-block", "poweroff")
         self._process.wait(PATIENCE)
         self._hang_up()
 
@@ -173,15 +173,19 @@ class Guest:
 
     def run(self, *command: str, stdin: str = "") -> Ended:
         """Run a command to its end, as root, and return how it ended."""
-        typed = {"input-data": base64.b64encode(stdin.encode()).decode()} if stdin else {}
-        environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8"]
-        asked = {"path": command[0], "arg": list(command[1:]), "env": environment, "capture-output": True, **typed}
-        pid = self._agent.call("guest-exec", patience=PATIENCE, **asked)["pid"]
+        pid = self._begin(*command, stdin=stdin)
         end = time.monotonic() + PATIENCE
         while not (told := self._agent.call("guest-exec-status", patience=PATIENCE, pid=pid))["exited"]:
             assert time.monotonic() < end, f"{command} does not end"
             time.sleep(0.25)  # the agent tells of nothing by itself
         return Ended(told.get("exitcode", -1), _text(told.get("out-data", "")), _text(told.get("err-data", "")))
+
+    def _begin(self, *command: str, stdin: str = "") -> int:
+        """Start a command; the agent may be gone before it has ended."""
+        typed = {"input-data": base64.b64encode(stdin.encode()).decode()} if stdin else {}
+        environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8"]
+        asked = {"path": command[0], "arg": list(command[1:]), "env": environment, "capture-output": True, **typed}
+        return int(self._agent.call("guest-exec", patience=PATIENCE, **asked)["pid"])
 
     def must(self, *command: str, stdin: str = "") -> str:
         """Run a command that has to succeed, and return what it printed."""
