@@ -111,6 +111,11 @@ def ask_unit(vault: str) -> str:
     return f"offsited-ask-{vault}.service"
 
 
+def prepare_unit(vault: str) -> str:
+    """The unit that makes the file system of a vault's disk target, or looks whether it can."""
+    return f"offsited-prepare-{vault}.service"
+
+
 def unlock_service(vault: str) -> str:
     """The service that asks a person at boot; a generator has it wanted for each vault."""
     return f"offsited-unlock@{vault}.service"
@@ -139,6 +144,9 @@ def notify_unit(vault: str, job: int, event: str = "") -> str:
 WATCH_SERVICE: Final = "offsited-watch.service"
 """Judges every vault without the daemon."""
 WATCH_TIMER: Final = "offsited-watch.timer"
+UNANSWERED_SERVICE: Final = "offsited-unanswered.service"
+"""Tells of vaults that nobody has unlocked after a boot."""
+UNANSWERED_TIMER: Final = "offsited-unanswered.timer"
 
 
 def runtime_directory(unit: str) -> str:

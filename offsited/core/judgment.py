@@ -21,6 +21,8 @@ DAY: Final = 86_400_000_000
 """Microseconds between two reminders."""
 WEEK: Final = 7 * DAY
 """The same while a seed is in transit: that was meant, and takes its time."""
+LOCK: Final = "lock"
+"""The trouble of a boot that nobody answered."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ def judge(before: Remembered | None, facts: Facts, moment: Moment, *, on_success
     """Given what was told of a vault before (None = it is new here), and what is on record, say what is to be told at this moment."""
     judging = _Judging(before or _beginning(facts, moment), facts, moment, on_success=on_success)
     judging.take_jobs()
+    judging.take_lock()
     judging.take_configuration()
     judging.take_transit()
     judging.take_ages()
@@ -127,19 +130,33 @@ class _Judging:
         if record.kind in WRITING:
             self._last_sync = event
         key = f"{Kind.SYNC if record.kind in WRITING else record.kind}:{record.target}"
-        if event is not Event.SUCCESS:
+        if record.reason == Reason.LOCKED and (known := self._locked()):  # told already; for this job it lasts until one is done
+            self._troubles.pop(LOCK, None)
+            self._troubles[key] = known.model_copy(update={"target": record.target, "reason": record.reason, "job": record.job})
+        elif event is not Event.SUCCESS:
             self._begin(key, self._trouble(event, record.target, record.reason, record.job, record.ended))
         elif key in self._troubles:
             self._over(key, record.job)
         elif self._on_success:
             self._tell(event, record.target, record.job)
 
+    def take_lock(self) -> None:
+        """A boot that nobody answered. A job that found the vault locked, and was told, has said it all."""
+        if self._facts.locked is False or (self._facts.locked and not self._locked()):
+            self._let(LOCK, Event.LOCKED, "", Why.UNANSWERED if self._facts.locked else "")
+
+    def _locked(self) -> Trouble | None:
+        """That the vault is locked, if it was told: one passphrase ends it for every target and every kind of job."""
+        lasting = self._troubles.values()
+        return next((found for found in lasting if found.event is Event.LOCKED and found.reason in {Reason.LOCKED, Why.UNANSWERED}), None)
+
     def take_configuration(self) -> None:
-        """A vault file that cannot be used, state of ours that is damaged, arrays that are degraded."""
+        """A vault file that cannot be used, state of ours that is damaged, and arrays that lack disks."""
         self._let("config", Event.FAILED, "", self._facts.invalid)
         for target in self._facts.targets:
             self._let(f"state:{target.name}", Event.DEGRADED, target.name, "" if target.intact else Why.COMMIT_MISSING)
-            self._let(f"array:{target.name}", Event.DEGRADED, target.name, Why.ARRAY_DEGRADED if target.degraded else "")
+            if target.lacking is not None:
+                self._let(f"array:{target.name}", Event.DEGRADED, target.name, Why.ARRAY_DEGRADED if target.lacking else "")
 
     def take_transit(self) -> None:
         """Seeds on their way are no news: whoever sealed one knows. They are a matter of reminders alone, and of their targets' age nothing

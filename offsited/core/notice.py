@@ -52,6 +52,7 @@ class Why(StrEnum):
     COMMIT_MISSING = "commit-missing"
     STILL_RUNNING = "still-running"
     IN_TRANSIT = "in-transit"
+    UNANSWERED = "unanswered"
     ARRAY_DEGRADED = "array-degraded"
 
 
@@ -74,8 +75,12 @@ _WHY: Final[Mapping[str, tuple[str, str]]] = {
         "See how far it is: offsitectl status {vault}. Nothing is lost: the next sync brings the newest snapshot",
     ),
     Why.ARRAY_DEGRADED: (
-        "the RAID array that the target lies on lacks a device",
-        "See which: cat /proc/mdstat. Replace it; the next sync sees whether all is well again",
+        "an array that the target lies on lacks a disk",
+        "See which: cat /proc/mdstat. How to put in another one: man offsited-prepare",
+    ),
+    Why.UNANSWERED: (
+        "the machine was booted, and nobody has entered the passphrase since",
+        "Enter it once: sudo offsitectl unlock {vault}. Until then nothing is synced",
     ),
     Why.IN_TRANSIT: (
         "the seed was sealed and has not been adopted yet; nothing is synced meanwhile",
@@ -207,10 +212,10 @@ class TargetFacts:
     """The last sync that confirmed it to hold a snapshot."""
     dated: int = 0
     """The date of the snapshot in its commit, as this machine keeps it; 0 = undated or not known."""
-    degraded: bool = False
-    """The array that its disk lies on lacked a device when a job was last done with it."""
     intact: bool = True
     """Whether this machine's copy of the commit is there and can be read, if there should be one."""
+    lacking: int | None = 0
+    """How many disks the arrays lack that it lies on; None = not known at this moment."""
 
     @property
     def confirmed(self) -> int:
@@ -240,6 +245,8 @@ class Facts:
     """A running job for which a timed run was just skipped."""
     transit: Mapping[str, int] = field(default_factory=dict)
     """Targets that wait for a sealed disk to be adopted, each with when it was sealed."""
+    locked: bool | None = None
+    """Whether the vault is locked though somebody has had the time to unlock it after the boot; None = nobody has looked."""
 
 
 class Unsent(StrEnum):

@@ -139,7 +139,5 @@ class JobRecord(BaseModel):
     """Bytes that were free in the target's file system when the job was done with it; 0 = not known."""
     capacity: int = 0
     """Bytes that this file system has in all; 0 = not known."""
-    degraded: bool = False
-    """The array that the target's disk lies on lacked a device when the job was done with it."""
     commit: str = ""
     """SHA-256 of the commit file that this job brought to the target, in hex."""

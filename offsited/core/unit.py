@@ -5,6 +5,7 @@ What passes together and what breaks was measured on systemd 257; sources: syste
 org.freedesktop.systemd1(5). A property that a sandbox needs and that is not here was found to break the mount, FUSE or openat2(2).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
@@ -19,6 +20,7 @@ Property = tuple[str, str, object]
 
 PYTHON: Final = "/usr/bin/python3"
 WORKER: Final = (PYTHON, "-I", "-m", "offsited.worker")
+PREPARER: Final = (PYTHON, "-I", "-m", "offsited.worker.preparation")
 
 NOTIFIER: Final = (PYTHON, "-I", "-m", "offsited.notices")
 TELL, START, SKIPPED = "tell", "start", "skipped"
@@ -32,6 +34,7 @@ _MOUNTING: Final = ("SYS_ADMIN", "DAC_READ_SEARCH", "SETPCAP")
 _WRITING_FILES: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD")
 _RESTORING: Final = ("SETFCAP", "LINUX_IMMUTABLE", "SYS_RESOURCE")
 
+_PREPARING: Final = ("SYS_ADMIN", "SYS_RAWIO", "SYS_RESOURCE", "SYS_NICE", "IPC_LOCK", "MKNOD", "DAC_OVERRIDE", "CHOWN", "FOWNER")
 _SECOND: Final = 1_000_000
 WATCHDOG_USEC: Final = 300 * _SECOND
 STOP_USEC: Final = 60 * _SECOND
@@ -166,6 +169,8 @@ def as_settings(properties: tuple[Property, ...]) -> list[str]:
 def _as_text(signature: str, value: object) -> str:
     if signature == "b":
         return "yes" if value else "no"
+    if isinstance(value, list):  # BindReadOnlyPaths
+        return " ".join(f"{'-' if may_lack else ''}{source}" for source, _, may_lack, _ in value)
     return f"{value:04o}" if signature == "u" else str(value)  # the only numbers of this type are modes
 
 
@@ -208,6 +213,44 @@ def ask_unit(vault: Vault) -> UnitSpec:
             ("Slice", "s", names.SLICE),
             ("LimitCORE", "t", 0),
             ("UMask", "u", 0o077),
+        ),
+    )
+
+
+def prepare_unit(vault: str, devices: Iterable[str] = ()) -> UnitSpec:
+    """The unit in which root prepares a disk target: it may do what takes RAID, LVM and a file system, and touch the named devices alone.
+
+    Without devices it looks: lsblk leaves out what it must not read.
+
+    What breaks it: PrivateIPC (LVM waits for udev by a semaphore), PrivateNetwork (udevadm waits for uevents), ProtectKernelTunables (sysfs
+    drives arrays). The modules make the groups of devices known that DeviceAllow= names.
+    """
+    loaded = [f"modprobe@{module}.service" for module in ("md_mod", "dm_mod")]
+    made = ("/dev/mapper/control rw", "block-md rwm", "block-device-mapper rwm", "block-blkext rwm")
+    named = [f"{device} rwm" for device in devices]
+    allowed = [*made, *named] if named else ["block-* r"]
+    unit = names.prepare_unit(vault)
+    return UnitSpec(
+        unit,
+        (
+            ("Description", "s", f"offsited: preparing a disk for vault {vault}"),
+            *((setting, "s", module) for module in loaded for setting in ("Wants", "After")),
+            ("RuntimeDirectory", "s", names.runtime_directory(unit)),
+            ("RuntimeDirectoryMode", "u", 0o700),
+            ("TimeoutStopSec", "s", "10min"),
+            ("LogExtraFields", "s", f"{names.FIELD_VAULT}={vault}"),
+            ("ReadWritePaths", "s", "-/etc/lvm -/run/lock -/run/lvm -/run/mdadm"),
+            ("CapabilityBoundingSet", "s", " ".join(f"CAP_{name}" for name in _PREPARING)),
+            ("DevicePolicy", "s", "closed"),
+            *(("DeviceAllow", "s", device) for device in allowed),
+            ("IPAddressDeny", "s", "any"),
+            ("RestrictAddressFamilies", "s", "AF_UNIX AF_NETLINK"),
+            ("PrivateTmp", "b", True),
+            ("SystemCallFilter", "s", "@system-service @mount"),
+            ("RestrictNamespaces", "b", True),
+            ("SystemCallArchitectures", "s", "native"),
+            ("LimitCORE", "s", "0"),
+            *(setting for setting in _SANDBOX if setting[0] not in _NOT_FOR_PREPARING),
         ),
     )
 
@@ -285,6 +328,9 @@ _SANDBOX: Final[tuple[Property, ...]] = (
     ("UMask", "u", 0o077),
 )
 
+_NOT_FOR_PREPARING: Final = frozenset({
+    "CollectMode", "PrivateIPC", "ProtectKernelTunables", "RestrictNamespaces", "SystemCallArchitectures", "LimitCORE",
+})  # fmt: skip
 _WITHOUT_NAMESPACE: Final = frozenset({
     "CollectMode", "Slice", "SyslogIdentifier", "NoNewPrivileges", "LockPersonality", "RestrictRealtime", "MemoryDenyWriteExecute",
     "RestrictNamespaces", "SystemCallArchitectures", "KeyringMode", "LimitCORE", "UMask",
@@ -304,6 +350,8 @@ NOTIFYING: Final[tuple[Property, ...]] = (
     ("ProtectControlGroups", "b", True),
     ("ProtectClock", "b", True),
     ("PrivateDevices", "b", True),
+    # Which device holds a target's file system: the links, not the devices.
+    ("BindReadOnlyPaths", "a(ssbt)", [("/dev/disk", "/dev/disk", True, 0)]),
     ("LockPersonality", "b", True),
     ("RestrictRealtime", "b", True),
     ("KeyringMode", "s", "private"),

@@ -70,6 +70,24 @@ def target_option(text: str) -> Callable[[_Command], _Command]:
     return click.option("--target", metavar="T", callback=complete.checked_name, shell_complete=complete.targets, default="", help=text)
 
 
+class _Several(click.Command):
+    """A command whose options that may be repeated take several words at once, too: --devices A B is --devices A --devices B."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        repeated = {name for param in self.params if isinstance(param, click.Option) and param.multiple for name in param.opts}
+        spread: list[str] = []
+        option, fresh = "", False
+        for word in args:
+            if word.startswith("-"):
+                option, fresh = (word, True) if word in repeated else ("", False)
+            elif option and not fresh:
+                spread.append(option)
+            else:
+                fresh = False
+            spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
 def passphrase_option(command: _Command) -> _Command:
     return click.option("--passphrase-file", metavar="FILE", help="Read the passphrase from FILE, - = standard input, instead of asking.")(
         command
@@ -293,6 +311,33 @@ def trust(out: Output, vault: str, target: str, *, fingerprints: tuple[str, ...]
 
     try:
         return pin(out, Store(), vault, target, fingerprints)
+    except OffsitedError as error:
+        raise VaultError(vault, error) from error
+
+
+@target_group.command(cls=_Several)
+@vault_argument
+@click.argument("target", metavar="T", callback=complete.checked_name, shell_complete=complete.targets)
+@click.option("--devices", metavar="DEV...", multiple=True, required=True, type=click.Path(readable=False), help="The disks.")
+@click.option("--raid", type=click.Choice(["0", "1", "5", "6", "10"]), default=None, help="Join them to an array of this level.")
+@click.option("--lvm", is_flag=True, help="One logical volume over everything, that can grow.")
+@click.option("--fs", "file_system", type=click.Choice(["xfs", "ext4", "btrfs"]), default="xfs", show_default=True, help="The file system.")
+@click.option(
+    "--wipe", metavar="DEV...", multiple=True, type=click.Path(readable=False), help="What is on these of the disks may be destroyed."
+)
+@click.option(
+    "--confirm", metavar="ID...", multiple=True, help="Confirm each disk by serial number, or by its size, instead of being asked."
+)
+@json_option
+@click.pass_obj
+def prepare(out: Output, /, vault: str, target: str, *, raid: str | None, **typed: Any) -> int:  # noqa: ANN401 - of click
+    """Make RAID, LVM and a file system on empty disks for a target. Root only."""
+    from offsited.ctl.prepare import Typed
+    from offsited.ctl.prepare import prepare as make
+    from offsited.store import Store
+
+    try:
+        return make(out, Store(), Typed(vault, target, raid=None if raid is None else int(raid), **typed))
     except OffsitedError as error:
         raise VaultError(vault, error) from error
 

@@ -157,9 +157,9 @@ class Target:
     held: Held = Held()
     stale: bool = False
     stale_after: int = 0
+    degraded: bool = False
     free_bytes: int = 0
     size_bytes: int = 0
-    degraded: bool = False
 
     @classmethod
     def of(cls, properties: Properties) -> Self:
@@ -174,9 +174,9 @@ class Target:
             ),
             stale=bool(properties.get("Stale", False)),
             stale_after=int(properties.get("StaleAfter", 0)),
+            degraded=bool(properties.get("Degraded", False)),
             free_bytes=int(properties.get("FreeBytes", 0)),
             size_bytes=int(properties.get("SizeBytes", 0)),
-            degraded=bool(properties.get("Degraded", False)),
             kind=str(properties.get("Kind", "")),
             default=bool(properties.get("Default", False)),
             state=str(properties.get("State", "")),

@@ -13,7 +13,7 @@ import click
 
 from offsited import names
 from offsited.core import words
-from offsited.core.notice import UNSENT
+from offsited.core.notice import UNSENT, Event, Why, explain
 from offsited.core.outcome import ADVICE, Outcome, parse_reason
 from offsited.core.seeding import Stage
 from offsited.ctl import meter
@@ -82,6 +82,8 @@ def to_do(vault: Vault) -> list[str]:
     """What waits for a person: the command to type, or what the last outcome's reason advises."""
     lines = [f"offsitectl unlock {vault.name}"] if vault.locked else []
     for target in vault.targets:
+        if target.degraded:
+            lines.append(f"{target.name}: {array(target)[1]}")
         if target.check_reason:
             hint = ADVICE[parse_reason(target.check_reason)].hint.format(vault=vault.name, target=target.name, job=vault.last_job)
             lines.append(f"{target.name}: {hint}")
@@ -128,6 +130,11 @@ def _seed_to_do(vault: Vault, target: Target) -> list[str]:
     return []
 
 
+def array(target: Target) -> tuple[str, str]:
+    """That the target's array lacks a disk, and what to do."""
+    return explain(Event.DEGRADED, Why.ARRAY_DEGRADED, "", target.name, 0)
+
+
 def unsent(vault: Vault) -> str:
     """That notices wait, why, and what to do."""
     sentence, hint = UNSENT.get(vault.unsent_reason, (vault.unsent_reason, ""))
@@ -139,8 +146,6 @@ def _target(target: Target, width: int, now: int, zone: tzinfo | None) -> Iterat
     name = words.printable(target.name).ljust(width)
     state = f", {words.printable(target.state)}" if target.state not in {"", "unknown"} else ""
     yield f"  target    {name}  {words.printable(target.kind)}{state}{', default' if target.default else ''}: {_holding(target, now, zone)}"
-    if target.degraded:
-        yield f"            {' ' * width}  {click.style('its RAID array lacks a device', fg='red')}: see cat /proc/mdstat"
     if checked := _checked(target, now, zone):
         yield f"            {' ' * width}  {checked}"
     if target.check_reason:
@@ -148,6 +153,8 @@ def _target(target: Target, width: int, now: int, zone: tzinfo | None) -> Iterat
         yield f"            {' ' * width}  {click.style('last check', fg='red')}: {wrong}"
     if target.last_outcome:
         yield f"            {' ' * width}  last sync {outcome(target.last_outcome, target.last_reason)}"
+    if target.degraded:
+        yield f"            {' ' * width}  {click.style('degraded', fg='red')}: {array(target)[0]}"
     if target.held.plan:
         yield f"            {' ' * width}  held      {held_in_words(target.held)}, as plan {words.printable(target.held.plan)}"
 

@@ -95,13 +95,14 @@ def vault_text(vault: str, source: SourceSpec, targets: tuple[TargetSpec, ...], 
         '# max_change = "60%"',
     ]
     for target in targets:
-        lines += ["", "[[target]]", *_target(target, identity)]
+        lines += ["", "[[target]]", *target_lines(target, identity)]
     if len(targets) > 1:
         lines += ["# default = true                      # in one target; without it the first one is the default"]
     return "\n".join(lines) + "\n"
 
 
-def _target(target: TargetSpec, identity: str) -> list[str]:
+def target_lines(target: TargetSpec, identity: str) -> list[str]:
+    """The settings of a target's table. `identity` is the file of the ssh key."""
     head = [f"name = {_string(target.name)}"]
     if isinstance(target, DiskSpec):
         return [

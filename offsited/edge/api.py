@@ -230,10 +230,9 @@ class TargetExport(_Exported):
             "CheckReason": known.check_reason,
             "KeyFile": self._key_file(known),
             **_last(known.last),
-            **self._age(known),
+            **self._standing(known),
             "FreeBytes": known.room[0],
             "SizeBytes": known.room[1],
-            "Degraded": known.degraded,
         }
 
     def _key_file(self, known: KnownTarget) -> str:
@@ -243,9 +242,9 @@ class TargetExport(_Exported):
             return "unknown"
         return "current" if known.key_file == record.sha256 else "older"
 
-    def _age(self, known: KnownTarget) -> Mapping[str, object]:
-        standing = Standing.of(self._vault)
-        return {"Stale": standing.stale(self._target.name, known), "StaleAfter": standing.stale_after(self._target.name)}
+    def _standing(self, known: KnownTarget) -> Mapping[str, object]:
+        standing, name = Standing.of(self._vault), self._target.name
+        return {"Stale": standing.stale(name, known), "StaleAfter": standing.stale_after(name), "Degraded": standing.degraded(name)}
 
     def _state(self, known: KnownTarget) -> str:
         """Of a disk udev knows; of a host we know what the last job found."""

@@ -46,7 +46,7 @@ _NOTHING: Final[Mapping[str, int]] = {}
 _CHECKED: Final = ("State", "Verified", "Proven", "CheckReason")
 _SYNCED: Final = (
     "State", "CommitJob", "SnapshotDated", "Confirmed", "KeyFile", "LastOutcome", "LastReason", "FreeBytes", "SizeBytes",
-    "HeldPlan", "HeldDeleted", "HeldDeletedBytes", "HeldChanged", "HeldChangedBytes", "Verified", "Stage", "Sealed", "Degraded",
+    "HeldPlan", "HeldDeleted", "HeldDeletedBytes", "HeldChanged", "HeldChangedBytes", "Verified", "Stage", "Sealed",
 )  # fmt: skip
 """Properties of a target that the end of a job may change."""
 PATHS_MAX: Final = 64 << 20

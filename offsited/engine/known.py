@@ -50,9 +50,6 @@ class KnownTarget:
     room: tuple[int, int] = (0, 0)
     """Bytes free there and in all, as the last sync that could tell has found them; 0 = not known."""
 
-    degraded: bool = False
-    """Whether the array that its disk lies on lacked a device then."""
-
     def take(self, record: JobRecord) -> None:
         """Learn of a newer sync, seal or adoption. One that only looked says what a limit would hold, and nothing of the target."""
         if record.held is not None:
@@ -65,7 +62,6 @@ class KnownTarget:
             self.verified = record
         if record.capacity:
             self.room = record.free, record.capacity
-            self.degraded = record.degraded
         if record.outcome is Outcome.DONE:
             self.done = record
         if record.commit:

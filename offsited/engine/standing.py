@@ -39,5 +39,9 @@ class Standing:
         facts = TargetFacts(target, mark.limit, known.done)
         return bool(staleness(facts, advanced(mark, facts, moment())))
 
+    def degraded(self, target: str) -> bool:
+        """Whether an array that a target lies on lacks a disk."""
+        return self.remembered is not None and f"array:{target}" in self.remembered.troubles
+
     def _mark(self, target: str) -> Mark | None:
         return self.remembered.targets.get(target) if self.remembered else None

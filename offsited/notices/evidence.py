@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is on record of a vault, read from its files alone: the daemon may be stopped, masked or broken."""
+"""What is on record of a vault, read from its files alone, and from systemd where its lock matters: the daemon may be stopped or broken."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -9,13 +9,14 @@ from typing import Final
 from offsited import names
 from offsited.core import config
 from offsited.core.commit import Commit, parse_commit
-from offsited.core.config import Notify, Vault
-from offsited.core.judgment import DAY, ended
+from offsited.core.config import DiskTarget, Notify, Vault
+from offsited.core.judgment import DAY, LOCK, ended
 from offsited.core.notice import Facts, Remembered, TargetFacts
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import WRITING, JobRecord, Kind
 from offsited.core.seeding import Life, in_transit
 from offsited.errors import ConfigInvalid
+from offsited.notices import arrays, locks
 from offsited.spool import moment
 from offsited.store import Store, VaultFiles
 
@@ -24,18 +25,21 @@ CGROUP: Final = Path("/sys/fs/cgroup") / names.SLICE
 """Units of ours that run have a directory there; a record without an end may be of one that was killed."""
 
 
-def gather(store: Store, name: str, notify: Notify, before: Remembered | None, skipped: int = 0) -> Facts:
-    """Read a vault's configuration and records. Raise NoSuchVault if it is no more."""
+def gather(store: Store, name: str, notify: Notify, before: Remembered | None, skipped: int = 0, *, booted: bool = False) -> Facts:
+    """Read a vault's configuration and records. `booted`: it should have been unlocked by now. Raise NoSuchVault if it is no more."""
     files = store.vault_files(name)
     records = tuple(record for record in files.records() if not record.options.dry_run)  # those say nothing of a target
     skipped = skipped or _runs_for_a_day(records)
+    locked = locks.is_locked(name) if booted or (before and LOCK in before.troubles) else None
     try:
         vault = store.read_vault(name)
         files.identity()
     except ConfigInvalid:
         limits = {target: mark.limit for target, mark in before.targets.items()} if before else {}
-        return Facts(name, _targets(files, limits, records), records, Reason.CONFIG_INVALID, skipped)
-    return Facts(name, _targets(files, limits_of(vault, notify), records), records, "", skipped, _in_transit(vault, records))
+        return Facts(name, _targets(files, limits, records, {}), records, Reason.CONFIG_INVALID, skipped, locked=locked)
+    devices = {target.name: Path(target.device) for target in vault.target if isinstance(target, DiskTarget)}
+    told = _targets(files, limits_of(vault, notify), records, devices)
+    return Facts(name, told, records, "", skipped, _in_transit(vault, records), locked)
 
 
 def _in_transit(vault: Vault, records: Iterable[JobRecord]) -> Mapping[str, int]:
@@ -60,17 +64,18 @@ def limits_of(vault: Vault, notify: Notify) -> Mapping[str, int]:
     return {name: config.microseconds(limit) if limit else 0 for name, limit in chosen.items()}
 
 
-def _targets(files: VaultFiles, limits: Mapping[str, int], records: Iterable[JobRecord]) -> tuple[TargetFacts, ...]:
+def _targets(
+    files: VaultFiles, limits: Mapping[str, int], records: Iterable[JobRecord], devices: Mapping[str, Path]
+) -> tuple[TargetFacts, ...]:
     done = {record.target: record for record in ended(records) if record.kind in WRITING and record.outcome is Outcome.DONE}
-    seen = {record.target: record.degraded for record in ended(records) if record.capacity}
-    return tuple(_target(files, name, limit, done.get(name), degraded=seen.get(name, False)) for name, limit in limits.items())
+    return tuple(_target(files, name, limit, done.get(name), devices.get(name)) for name, limit in limits.items())
 
 
-def _target(files: VaultFiles, name: str, limit: int, done: JobRecord | None, *, degraded: bool) -> TargetFacts:
+def _target(files: VaultFiles, name: str, limit: int, done: JobRecord | None, device: Path | None) -> TargetFacts:
     commit = _commit(files.target(name) / COMMIT_FILE)
-    return TargetFacts(
-        name, limit, done, commit.snapshot_dated if commit else 0, degraded=degraded, intact=commit is not None or done is None
-    )
+    lacking = arrays.lacking(device) if device else None
+    dated = commit.snapshot_dated if commit else 0
+    return TargetFacts(name, limit, done, dated, intact=commit is not None or done is None, lacking=lacking)
 
 
 def _commit(path: Path) -> Commit | None:

@@ -17,14 +17,17 @@ from offsited.spool import JUDGING, Item, Spool, Way, alone, moment
 from offsited.store import Store, write_whole
 
 
-def judge_vault(store: Store, vault: str, skipped: int = 0) -> bool:
-    """Judge a vault and put what is to be told into its spool. A vault that is no more is nobody's concern. Raise OSError."""
+def judge_vault(store: Store, vault: str, skipped: int = 0, *, booted: bool = False) -> bool:
+    """Judge a vault and put what is to be told into its spool. A vault that is no more is nobody's concern. Raise OSError.
+
+    `booted`: so long after a boot that the vault should have been unlocked.
+    """
     notify = store.read_notify()
     spool = Spool(store.vault_files(vault).notices)
     try:
         with spool.locked(JUDGING):
             before = spool.remembered()
-            facts = evidence.gather(store, vault, notify, before, skipped)
+            facts = evidence.gather(store, vault, notify, before, skipped, booted=booted)
             now = moment()
             judgment = judge(before, facts, now, on_success=notify.on_success)
             for item in _items(judgment, facts, notify, now):

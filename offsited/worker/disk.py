@@ -18,7 +18,6 @@ from offsited.core.outcome import Reason
 from offsited.core.rsync import Place
 from offsited.errors import JobFailed
 from offsited.worker import mounts, process
-from offsited.worker.array import is_degraded
 from offsited.worker.job import Job
 from offsited.worker.target import SMALL, Found
 from offsited.worker.transfer import Transfers
@@ -97,14 +96,12 @@ class Disk:
         self._show(_open_if_there, writing=writing)
 
     def facts(self) -> dict[str, int]:
-        """Bytes free in its file system, and in all, and whether its array lacks a device, as a record has them; nothing if the disk does
-        not tell any more."""
+        """Bytes free in its file system, and in all, as a record has them; nothing if the disk does not tell any more."""
         try:
             found = os.statvfs(self.root)
         except OSError:
             return {}
-        room = {"free": found.f_bavail * found.f_frsize, "capacity": found.f_blocks * found.f_frsize}
-        return {**room, "degraded": is_degraded(self.device)}
+        return {"free": found.f_bavail * found.f_frsize, "capacity": found.f_blocks * found.f_frsize}
 
     def _show(self, opening: Callable[[int, str], int | None], *, writing: bool) -> None:
         top = os.open(self.root, _DIRECTORY | os.O_CLOEXEC)

@@ -22,6 +22,7 @@ from .machine import PATIENCE, must, write
 SETTINGS = Path("/etc/offsited/offsited.toml")
 SENDMAIL = Path("/usr/sbin/sendmail")
 WATCH = "offsited-watch.service"
+UNANSWERED = "offsited-unanswered.service"
 _BOXES = Path("/var/mail")
 _QUEUE = Path("/var/spool/exim4/input")
 _LIBC = ctypes.CDLL(None, use_errno=True)

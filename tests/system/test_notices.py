@@ -13,7 +13,7 @@ import pytest
 
 from .daemon import SERVICE, Watch
 from .machine import journal, must, offsitectl, processes, run, shown, wait_for_end, write
-from .mails import SETTINGS, WATCH, Box, Monitor, agent, notify, settle, until
+from .mails import SETTINGS, UNANSWERED, WATCH, Box, Monitor, agent, notify, settle, until
 from .vaults import BULK, OnDisk
 
 ALIASES = Path("/etc/aliases")
@@ -329,3 +329,50 @@ def test_metrics(home: OnDisk, tmp_path: Path) -> None:
     notify(f'prometheus = "{path}"', stale_after="36h")
     must("systemctl", "start", WATCH)
     assert f"offsited_target_stale{{{target}}} 1\n" in path.read_text()
+
+
+# --- after a boot --------------------------------------------------------------------------------------------------
+
+
+def test_a_boot_that_nobody_answers_is_one_notice_and_the_next_sync_is_none(home: OnDisk, box: Box) -> None:
+    """What the timer starts ten minutes after a boot."""
+    home.vault.synced()
+    must("systemctl", "start", UNANSWERED)
+    box.nothing_more()
+    home.vault.lock()
+    must("systemctl", "stop", SERVICE)  # it is not needed for this
+    must("systemctl", "start", UNANSWERED)
+    mail = box.next()
+    assert mail["X-Offsited-Event"] == "locked"
+    assert f"sudo offsitectl unlock {home.vault.name}" in mail.get_content()
+    must("systemctl", "start", UNANSWERED, SERVICE)
+    assert run("systemctl", "start", f"offsited-sync@{home.vault.name}.service").status == 1
+    must("systemctl", "reset-failed", f"offsited-sync@{home.vault.name}.service")
+    box.nothing_more()
+    home.vault.unlock()
+    home.vault.synced()
+    assert box.next()["X-Offsited-Event"] == "recovered"
+    box.nothing_more()
+
+
+def test_a_vault_that_is_unlocked_after_such_a_notice_is_well(home: OnDisk, box: Box) -> None:
+    home.vault.synced()
+    home.vault.lock()
+    must("systemctl", "start", UNANSWERED)
+    assert box.next()["X-Offsited-Event"] == "locked"
+    home.vault.unlock()
+    must("systemctl", "start", WATCH)
+    mail = box.next()
+    assert mail["X-Offsited-Event"] == "recovered"
+    assert "nobody has entered the passphrase since" in re.sub(r"\s+", " ", mail.get_content())
+    box.nothing_more()
+
+
+# --- arrays --------------------------------------------------------------------------------------------------------
+
+
+def test_the_watch_sees_where_a_file_system_is_but_no_disk(home: OnDisk) -> None:
+    settings = [word for setting in ("PrivateDevices", "BindReadOnlyPaths") for word in ("-p", f"{setting}={shown(WATCH, setting)}")]
+    link = must("systemd-run", "--quiet", "--wait", "--pipe", *settings, "readlink", f"/dev/disk/by-uuid/{home.disk.uuid}").strip()
+    assert f"/dev/{Path(link).name}" == home.disk.device
+    assert run("systemd-run", "--quiet", "--wait", "--pipe", *settings, "test", "-e", home.disk.device).status == 1

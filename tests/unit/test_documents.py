@@ -250,11 +250,13 @@ def test_units_and_journal_fields_are_named_as_the_program_names_them() -> None:
         names.job_unit("NAME"),
         names.prove_unit("NAME"),
         names.ask_unit("NAME"),
+        names.prepare_unit("NAME"),
         names.unlock_service("NAME"),
         names.sync_service("NAME"),
         names.sync_timer("NAME"),
         names.sync_path_unit("NAME"),
         names.WATCH_SERVICE,
+        names.UNANSWERED_SERVICE,
         names.notify_unit("NAME", 1).replace("-1.", "-ID."),
     ]
     fields_named = [names.FIELD_VAULT, names.FIELD_TARGET, names.FIELD_JOB, names.FIELD_OUTCOME, names.FIELD_REASON]
@@ -269,8 +271,8 @@ def _missing(wanted: Iterable[str], text: str) -> list[str]:
 def test_every_command_line_in_a_document_can_be_typed(call: list[str]) -> None:
     if call == ["--version"]:
         return
-    command = cli.commands[call[0]]
-    typed = command.make_context(call[0], call[1:]).params
+    name = next(name for name in COMMANDS if call[: len(name.split())] == name.split())
+    typed = COMMANDS[name].make_context(name, call[len(name.split()) :]).params
     if call[0] == "init":
         parse_source(typed["source"], typed["root"])
         for target in typed["targets"]:

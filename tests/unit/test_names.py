@@ -176,12 +176,19 @@ def test_what_units_say_of_the_journal_and_the_slice(path: Path) -> None:
             )
 
 
-def test_the_watch_runs_as_notices_of_jobs_do() -> None:
-    service = unit(names.WATCH_SERVICE)["Service"]
+@pytest.mark.parametrize("watch", [names.WATCH_SERVICE, names.UNANSWERED_SERVICE])
+def test_the_watch_runs_as_notices_of_jobs_do(watch: str) -> None:
+    service = unit(watch)["Service"]
     wanted = [setting for setting in as_settings(NOTIFYING) if not setting.startswith("CollectMode=")]
     assert set(wanted) <= {f"{key}={value}" for key, value in service}
     assert [value for key, value in service if key == "SuccessExitStatus"] == [str(NOT_ALL)], "a program that broke is no success"
-    assert (ROOT / "units" / names.WATCH_TIMER).exists()
+    assert (ROOT / "units" / watch.replace(".service", ".timer")).exists()
+
+
+def test_a_boot_has_ten_minutes_to_be_answered() -> None:
+    assert ("OnBootSec", "10min") in unit(names.UNANSWERED_TIMER)["Timer"]
+    rules = (ROOT / "packaging" / "debian" / "rules").read_text()
+    assert all(re.search(rf"dh_installsystemd .*{re.escape(timer)}", rules) for timer in (names.WATCH_TIMER, names.UNANSWERED_TIMER))
 
 
 def _scripts() -> set[str]:

@@ -297,16 +297,6 @@ def test_every_reason_can_be_explained() -> None:
             assert "{" not in sentence + hint
 
 
-def test_an_array_that_lacks_a_device_is_told_though_every_sync_is_done() -> None:
-    told = Told()
-    good, bad = facts(record(1)), facts(record(1))
-    bad = replace(bad, targets=(replace(bad.targets[0], degraded=True),))
-    assert told.judge(good, at(0)) == []
-    assert told.judge(bad, at(1)) == [("degraded", False)]
-    assert told.judge(bad, at(2)) == []
-    assert told.judge(good, at(3)) == [("recovered", False)]
-
-
 # --- seeds in transit ----------------------------------------------------------------------------------------------
 
 
@@ -351,3 +341,57 @@ def test_what_lasts_beside_a_seed_in_transit_is_reminded_of_daily() -> None:
     bad = record(1, Outcome.FAILED, Reason.TARGET_ABSENT)
     told.judge(facts(bad, transit={"vps": START}), at(0))
     assert told.judge(facts(bad, transit={"vps": START}), at(25)) == [("failed", True)]
+
+
+# --- locks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_boot_that_nobody_answers_is_told_once_and_when_it_is_over() -> None:
+    told = Told()
+    assert told.judge(facts(record(1), locked=False), at(0)) == []
+    assert told.judge(facts(record(1), locked=True), at(1)) == [("locked", False)]
+    assert told.pinged() is Ping.FAIL
+    for hours in (1, 2, 20):
+        assert told.judge(facts(record(1), locked=True), at(hours)) == []
+    assert told.judge(facts(record(1), locked=None), at(24)) == [], "systemd could not be asked"
+    assert told.judge(facts(record(1), locked=True), at(26)) == [("locked", True)]
+    assert told.judge(facts(record(1), locked=False), at(26)) == [("recovered", False)]
+    assert told.judge(facts(record(1), locked=False), at(27)) == []
+
+
+@pytest.mark.parametrize("first", ["boot", "job"])
+def test_that_a_vault_is_locked_is_told_once_whoever_finds_it(first: str) -> None:
+    told = Told()
+    good, bad, later = record(1), record(2, Outcome.FAILED, "locked"), record(3, Outcome.FAILED, "locked", kind=Kind.VERIFY)
+    told.judge(facts(good), at(0))
+    before = facts(good, locked=True) if first == "boot" else facts(good, bad)
+    assert told.judge(before, at(1)) == [("locked", False)]
+    assert told.judge(facts(good, bad, locked=True), at(2)) == []
+    assert told.judge(facts(good, bad, later, locked=True), at(3)) == []
+    assert told.judge(facts(good, bad, later, locked=False), at(4)) == [], "a sync has yet to be done"
+    done = record(4, ended=START + 5 * HOUR)
+    assert told.judge(facts(good, bad, later, done), at(5)) == [("recovered", False)]
+
+
+def test_a_wrong_passphrase_is_another_trouble_than_a_lock() -> None:
+    told = Told()
+    told.judge(facts(record(1), locked=True), at(0))
+    wrong = record(2, Outcome.FAILED, "wrong-passphrase")
+    assert told.judge(facts(record(1), wrong, locked=True), at(1)) == [("locked", False)]
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_array_that_lacks_a_disk_is_told_until_it_is_whole_again() -> None:
+    told = Told()
+    good = record(1)
+
+    def lacking(count: int | None) -> Facts:
+        return facts(good, targets=(TargetFacts("disk", LIMIT, good, lacking=count),))
+
+    assert told.judge(lacking(0), at(0)) == []
+    assert told.judge(lacking(1), at(1)) == [("degraded", False)]
+    assert told.judge(lacking(2), at(2)) == []
+    assert told.judge(lacking(None), at(3)) == [], "unplugged, or being rebuilt"
+    assert told.judge(lacking(0), at(4)) == [("recovered", False)]

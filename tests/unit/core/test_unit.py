@@ -229,3 +229,19 @@ def test_an_adoption_may_fetch_owners_and_nodes_and_write_nowhere_else() -> None
     assert (
         found["CapabilityBoundingSet"] == properties(unit.job_unit(record(Kind.VERIFY), vault(), SSH, DIRECTORY))["CapabilityBoundingSet"]
     )
+
+
+def test_who_prepares_a_disk_touches_the_named_ones_alone_and_who_looks_none() -> None:
+    def allowed(spec: unit.UnitSpec) -> list[str]:
+        return [str(value) for name, _, value in spec.properties if name == "DeviceAllow"]
+
+    making = unit.prepare_unit("home", ["/dev/sdb"])
+    assert [device for device in allowed(making) if not device.startswith(("block-", "/dev/mapper/control "))] == ["/dev/sdb rwm"]
+    assert "block-* rwm" not in allowed(making)
+    assert allowed(unit.prepare_unit("home")) == ["block-* r"]
+    chosen = {name: value for name, _, value in making.properties}
+    assert {"PrivateIPC", "PrivateNetwork", "ProtectKernelTunables"} & set(chosen) == set(), (
+        "measured: LVM, udevadm and md need what they take"
+    )
+    assert (chosen["DevicePolicy"], chosen["PrivateMounts"], chosen["NoNewPrivileges"]) == ("closed", True, True)
+    assert chosen["RestrictAddressFamilies"] == "AF_UNIX AF_NETLINK"

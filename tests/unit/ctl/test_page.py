@@ -65,6 +65,13 @@ def test_red_is_old_and_green_is_good_and_watched_over(target: Target, colour: s
         assert click.style(text, fg=other) not in shown(target)
 
 
+def test_an_array_that_lacks_a_disk_is_something_to_do() -> None:
+    text = plain(replace(FRESH, degraded=True))
+    assert "degraded: an array that the target lies on lacks a disk" in text
+    assert "disk: See which: cat /proc/mdstat" in text
+    assert "degraded" not in plain()
+
+
 @pytest.mark.parametrize("reason", UNSENT)
 def test_notices_that_could_not_be_sent_are_something_to_do(reason: str) -> None:
     sentence, hint = UNSENT[reason]

@@ -15,7 +15,7 @@ from offsited.core.outcome import Outcome
 from offsited.core.record import JobRecord, Kind, Options
 from offsited.errors import Exit
 from offsited.notices import __main__ as program
-from offsited.notices import evidence, sending, ways
+from offsited.notices import evidence, locks, sending, ways
 from offsited.notices.judging import judge_vault, write_metrics
 from offsited.notices.ways import NotSent
 from offsited.spool import Item, Spool, Way
@@ -453,3 +453,10 @@ def test_a_dry_run_confirms_nothing_and_is_told_to_nobody(store: Store, spool: S
     assert all(target.done is None for target in facts.targets)
     judge_vault(store, "home")
     assert spool.items() == []
+
+
+def test_what_systemd_holds_is_read_from_its_answer() -> None:
+    """As busctl of Debian 13 prints it."""
+    entry = '["key-home",33152,0,1,4242,0,0,"/memfd:offsited (deleted)",33652866]'
+    assert locks.stored(f'{{"type":"a(suuutuusu)","data":[[{entry}]]}}\n'.encode()) == {"key-home"}
+    assert locks.stored(b'{"type":"a(suuutuusu)","data":[[]]}\n') == set()
