@@ -82,7 +82,7 @@ class Outgoing:
             await hashing.beside(self._transfer(command, hashing))
         finally:
             listed.unlink()
-        self._advance(items)
+        self._advance([item for item in items if not item.row.link])  # groups were counted when they were sent
 
     async def _transfer(self, command: list[str], hashing: HashingBeside) -> None:
         start = self.progress
