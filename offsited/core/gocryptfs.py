@@ -19,7 +19,7 @@ MINIMUM: Final = (2, 5, 1)
 LONG_NAME: Final = 176
 """Bytes from which on a plain name is stored as a hash, with its real name in a companion file."""
 ENVIRONMENT: Final = {"GOGC": "400"}
-"""Fewer rounds of Go's garbage collector: they take a third of a mount's processor time (measured with 2.5.1), and spare some 50 MiB."""
+"""Fewer rounds of Go's garbage collector: they take a third of a mount's processor time (measured with 2.5.1). It costs memory in turn."""
 REVERSE_FILE_SYSTEM: Final = "fuse.gocryptfs-reverse"
 FORWARD_FILE_SYSTEM: Final = "fuse.gocryptfs"
 INODE_BITS: Final = (1 << 48) - 1

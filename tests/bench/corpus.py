@@ -67,13 +67,15 @@ def _plant(top: Path, count: int, chance: random.Random) -> None:
 
 
 def _fill(directory: Path, first: int, chance: random.Random) -> None:
+    file = directory
     for number in range(first, first + 10):
         path = directory / (f"file-{number}" + (f"-{'n' * 180}" if number % _LONG == 0 else ""))
         if number % _LINKS == 1:
-            path.symlink_to(f"file-{number - 1}")
+            path.symlink_to(file.name)
         elif number % _LINKS == 3:
-            path.hardlink_to(directory / f"file-{number - 1}")
+            path.hardlink_to(file)
         else:
+            file = path
             _write(path, chance)
 
 
