@@ -1,33 +1,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The surface of offsitectl: commands, options, exit statuses. What a command does lies in the module of its name."""
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from offsited import __version__
 from offsited.core.verification import Level
 from offsited.ctl import complete
+from offsited.ctl.arguments import VaultError, about, blamed_on, json_option, passphrase_option, target_option, vault_argument
 from offsited.ctl.output import INTERRUPTED, PROGRAM, Output
+from offsited.ctl.target import target_group
 from offsited.errors import Exit, OffsitedError
-
-if TYPE_CHECKING:
-    from offsited.ctl.client import Client
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-class VaultError(Exception):
-    """An error, and the vault that it is about."""
-
-    def __init__(self, vault: str, error: OffsitedError) -> None:
-        super().__init__(vault, error)
-        self.vault = vault
-        self.error = error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,62 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.FAILED
 
 
-def _as_json(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature
-    if value:
-        ctx.ensure_object(Output).json = True
-
-
-def json_option(command: _Command) -> _Command:
-    """--json of every command that prints."""
-    return click.option(
-        "--json", is_flag=True, expose_value=False, is_eager=True, callback=_as_json, help="Print JSON, one object per line."
-    )(command)
-
-
-def vault_argument(command: _Command) -> _Command:
-    return click.argument("vault", metavar="NAME", callback=complete.checked_name, shell_complete=complete.vaults)(command)
-
-
-def target_option(text: str) -> Callable[[_Command], _Command]:
-    return click.option("--target", metavar="T", callback=complete.checked_name, shell_complete=complete.targets, default="", help=text)
-
-
-class _Several(click.Command):
-    """A command whose options that may be repeated take several words at once, too: --devices A B is --devices A --devices B."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        repeated = {name for param in self.params if isinstance(param, click.Option) and param.multiple for name in param.opts}
-        spread: list[str] = []
-        option, fresh = "", False
-        for word in args:
-            if word.startswith("-"):
-                option, fresh = (word, True) if word in repeated else ("", False)
-            elif option and not fresh:
-                spread.append(option)
-            else:
-                fresh = False
-            spread.append(word)
-        return super().parse_args(ctx, spread)
-
-
-def passphrase_option(command: _Command) -> _Command:
-    return click.option("--passphrase-file", metavar="FILE", help="Read the passphrase from FILE, - = standard input, instead of asking.")(
-        command
-    )
-
-
-@contextlib.contextmanager
-def _about(vault: str | None) -> Iterator["Client"]:
-    """A connection to the daemon, for a command about one vault."""
-    from offsited.ctl.client import Client
-
-    try:
-        with Client() as client:
-            yield client
-    except OffsitedError as error:
-        raise VaultError(vault or "", error) from error
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:
@@ -114,6 +45,9 @@ def cli() -> None:
     Manual: man offsitectl. Exit statuses: 0 done, 1 failed, 2 usage, 3 locked, 4 held, 5 target absent, 6 busy, 7 configuration
     invalid, 8 verification found differences, 9 not authorised.
     """
+
+
+cli.add_command(target_group)
 
 
 @cli.command()
@@ -142,13 +76,11 @@ def init(
     from offsited.ctl.vaultfile import parse_source, parse_target
     from offsited.store import Store
 
-    try:
+    with blamed_on(vault):
         wish = making.Wish(
             vault, parse_source(source, root), tuple(parse_target(text, vault) for text in targets), passphrase_file, import_from
         )
         return making.init(out, wish, making.Places(Store()))
-    except OffsitedError as error:
-        raise VaultError(vault, error) from error
 
 
 @cli.command()
@@ -171,12 +103,10 @@ def attach(
     from offsited.ctl.vaultfile import parse_source, parse_target
     from offsited.store import Store
 
-    try:
+    with blamed_on(vault):
         target = parse_target(spec, vault)
         wish = BareWish(spec, identity, fake_super, passphrase_file)
         return attaching.attach(out, attaching.AttachWish(vault, parse_source(source, root), target, wish), Places(Store()))
-    except OffsitedError as error:
-        raise VaultError(vault, error) from error
 
 
 @cli.command()
@@ -198,7 +128,7 @@ def unlock(out: Output, vaults: tuple[str, ...], *, passphrase_file: str | None,
         raise click.UsageError("--ask-password goes with neither --passphrase-file nor --enroll.")
     if enroll:
         return _enroll(out, vaults, passphrase_file)
-    with _about(None) as client:
+    with about(None) as client:
         return unlock_them(out, client, vaults, passphrase_file, agents=ask_password)
 
 
@@ -208,7 +138,7 @@ def _enroll(out: Output, vaults: tuple[str, ...], passphrase_file: str | None) -
 
     if len(vaults) != 1:
         raise click.UsageError("--enroll takes the name of one vault.")
-    with _about(vaults[0]) as client:
+    with about(vaults[0]) as client:
         return enroll(out, client, Store(), vaults[0], passphrase_file)
 
 
@@ -220,7 +150,7 @@ def lock(out: Output, vault: str) -> int:
     """Make the daemon forget a vault's passphrase. A running job goes on."""
     from offsited.ctl.unlock import lock as lock_it
 
-    with _about(vault) as client:
+    with about(vault) as client:
         return lock_it(out, client, vault)
 
 
@@ -255,91 +185,8 @@ def sync(
     if dry_run and reconcile:
         raise click.UsageError("--dry-run does not ask the target, so --reconcile does not go with it.")
     wish = jobs.SyncWish(allow_older=allow_older, reconcile=reconcile, timed=timed, dry_run=dry_run, block=not no_block)
-    with _about(vault) as client:
+    with about(vault) as client:
         return jobs.sync_all(out, client, vault, wish) if every else jobs.sync(out, client, vault, target, wish)
-
-
-@cli.group("target")
-@json_option
-def target_group() -> None:
-    """What is done with one target of a vault."""
-
-
-@target_group.command()
-@vault_argument
-@click.argument("target", metavar="T", callback=complete.checked_name, shell_complete=complete.targets)
-@json_option
-@click.pass_obj
-def seal(out: Output, vault: str, target: str) -> int:
-    """Make a disk ready to travel: a last sync, a verification, unmount. Then say how it is used there."""
-    from offsited.ctl.seeds import seal as close
-    from offsited.store import Store
-
-    with _about(vault) as client:
-        return close(out, client, Store(), vault, target)
-
-
-@target_group.command()
-@vault_argument
-@click.argument("target", metavar="T", callback=complete.checked_name, shell_complete=complete.targets)
-@click.option(
-    "--from", "seed", metavar="T2", default="", callback=complete.checked_name, shell_complete=complete.targets,
-    help="What lies there is the disk T2, filled and sealed here: compare it, send nothing.",
-)  # fmt: skip
-@json_option
-@click.pass_obj
-def adopt(out: Output, vault: str, target: str, seed: str) -> int:
-    """Take over what lies at a target: the seed T2, a bare gocryptfs mirror, or a commit that this machine did not make."""
-    from offsited.ctl import jobs, seeds
-
-    with _about(vault) as client:
-        if seed:
-            return seeds.adopt(out, client, vault, target, seed)
-        return jobs.sync(out, client, vault, target, jobs.SyncWish(reconcile=True, adopt=True))
-
-
-@target_group.command()
-@vault_argument
-@click.argument("target", metavar="T", callback=complete.checked_name, shell_complete=complete.targets)
-@click.option("--fingerprint", "fingerprints", multiple=True, metavar="SHA256:...", help="Pin this key without asking, and no other.")
-@json_option
-@click.pass_obj
-def trust(out: Output, vault: str, target: str, *, fingerprints: tuple[str, ...]) -> int:
-    """Pin the key of an ssh target's host, after its fingerprint was compared. Root only."""
-    from offsited.ctl.trust import trust as pin
-    from offsited.store import Store
-
-    try:
-        return pin(out, Store(), vault, target, fingerprints)
-    except OffsitedError as error:
-        raise VaultError(vault, error) from error
-
-
-@target_group.command(cls=_Several)
-@vault_argument
-@click.argument("target", metavar="T", callback=complete.checked_name, shell_complete=complete.targets)
-@click.option("--devices", metavar="DEV...", multiple=True, required=True, type=click.Path(readable=False), help="The disks.")
-@click.option("--raid", type=click.Choice(["0", "1", "5", "6", "10"]), default=None, help="Join them to an array of this level.")
-@click.option("--lvm", is_flag=True, help="One logical volume over everything, that can grow.")
-@click.option("--fs", "file_system", type=click.Choice(["xfs", "ext4", "btrfs"]), default="xfs", show_default=True, help="The file system.")
-@click.option(
-    "--wipe", metavar="DEV...", multiple=True, type=click.Path(readable=False), help="What is on these of the disks may be destroyed."
-)
-@click.option(
-    "--confirm", metavar="ID...", multiple=True, help="Confirm each disk by serial number, or by its size, instead of being asked."
-)
-@json_option
-@click.pass_obj
-def prepare(out: Output, /, vault: str, target: str, *, raid: str | None, **typed: Any) -> int:  # noqa: ANN401 - of click
-    """Make RAID, LVM and a file system on empty disks for a target. Root only."""
-    from offsited.ctl.prepare import Typed
-    from offsited.ctl.prepare import prepare as make
-    from offsited.store import Store
-
-    try:
-        return make(out, Store(), Typed(vault, target, raid=None if raid is None else int(raid), **typed))
-    except OffsitedError as error:
-        raise VaultError(vault, error) from error
 
 
 @cli.command()
@@ -351,7 +198,7 @@ def diff(out: Output, vault: str, target: str) -> int:
     """Show in clear names what a sync would do, and what of it a limit would hold."""
     from offsited.ctl.diff import diff as show
 
-    with _about(vault) as client:
+    with about(vault) as client:
         return show(out, client, vault, target)
 
 
@@ -365,7 +212,7 @@ def approve(out: Output, vault: str, target: str, plan: str) -> int:
     """Release deletions and changes that a limit holds, and sync."""
     from offsited.ctl.diff import approve as release
 
-    with _about(vault) as client:
+    with about(vault) as client:
         return release(out, client, vault, target, plan)
 
 
@@ -377,7 +224,7 @@ def cancel(out: Output, vault: str) -> int:
     """End the job that writes to a vault."""
     from offsited.ctl import jobs
 
-    with _about(vault) as client:
+    with about(vault) as client:
         return jobs.cancel(out, client, vault)
 
 
@@ -389,7 +236,7 @@ def status(out: Output, vault: str | None) -> int:
     """Show at one glance how things are, and what waits for you."""
     from offsited.ctl.status import status as show
 
-    with _about(vault) as client:
+    with about(vault) as client:
         return show(out, client, vault)
 
 
@@ -404,7 +251,7 @@ def history(out: Output, vault: str, limit: int) -> int:
     """Show a vault's jobs, newest first."""
     from offsited.ctl.history import history as show
 
-    with _about(vault) as client:
+    with about(vault) as client:
         return show(out, client, vault, limit)
 
 
@@ -416,7 +263,7 @@ def monitor(out: Output, vault: str | None) -> int:
     """Show what happens as it happens, until Ctrl-C."""
     from offsited.ctl.monitor import monitor as watch
 
-    with _about(vault) as client:
+    with about(vault) as client:
         return watch(out, client, vault)
 
 
@@ -427,7 +274,7 @@ def list_command(out: Output) -> int:
     """Print the names of the vaults."""
     from offsited.ctl.status import list_vaults
 
-    with _about(None) as client:
+    with about(None) as client:
         return list_vaults(out, client)
 
 
@@ -465,7 +312,7 @@ def restore(ctx: click.Context, /, vault_and_paths: tuple[str, ...], *, to: str,
         raise click.UsageError("Which vault? offsitectl restore NAME, or --from SPEC where none is configured.")
     vault, *paths = vault_and_paths
     complete.checked_name(ctx, next(param for param in ctx.command.params if param.name == "vault_and_paths"), vault)
-    with _about(vault) as client:
+    with about(vault) as client:
         return bring_back(out, client, vault, paths, to=to, target=target, without_manifest=without_manifest)
 
 
@@ -486,7 +333,7 @@ def verify(out: Output, vault: str, *, target: str, level: str | None, sample: i
         raise click.UsageError("--sample goes with --level data.")
     chosen = level or (Level.DATA.value if sample else "" if timed else Level.METADATA.value)
     wish = verifying.VerifyWish(chosen, sample or 0, repair=repair, timed=timed)
-    with _about(vault) as client:
+    with about(vault) as client:
         return verifying.verify(out, client, vault, target, wish)
 
 
@@ -500,7 +347,7 @@ def restore_test(out: Output, vault: str, *, target: str, timed: bool) -> int:
     """Restore a part of what a target holds, and compare it, for proof."""
     from offsited.ctl import verify as verifying
 
-    with _about(vault) as client:
+    with about(vault) as client:
         return verifying.restore_test(out, client, vault, target, timed=timed)
 
 
@@ -514,7 +361,7 @@ def mount(out: Output, vault: str, directory: str, *, target: str) -> int:
     """Show what a target holds at an empty directory, read-only, for browsing."""
     from offsited.ctl import mounting
 
-    with _about(vault) as client:
+    with about(vault) as client:
         return mounting.mount(out, client, vault, target, directory)
 
 
@@ -526,7 +373,7 @@ def umount(out: Output, vault: str) -> int:
     """Take away what `mount` shows of a vault."""
     from offsited.ctl import mounting
 
-    with _about(vault) as client:
+    with about(vault) as client:
         return mounting.umount(out, client, vault)
 
 
@@ -546,7 +393,7 @@ def change_passphrase(out: Output, vault: str, *, passphrase_file: str | None, n
 
     if passphrase_file == new_passphrase_file and passphrase_file is not None:
         raise click.UsageError("Both passphrases cannot come from the same file.")
-    with _about(vault) as client:
+    with about(vault) as client:
         wish = rekey.Wish(vault, passphrase_file, new_passphrase_file, sync=not no_sync)
         return rekey.change_passphrase(out, client, Store(), wish)
 
@@ -564,7 +411,7 @@ def restore_key(out: Output, vault: str, *, copy: str, passphrase_file: str | No
     from offsited.ctl.restore_key import restore_key as take_back
     from offsited.store import Store
 
-    with _about(vault) as client:
+    with about(vault) as client:
         return take_back(out, client, Store(), vault, copy=copy, file=passphrase_file)
 
 
@@ -584,7 +431,7 @@ def recovery_kit(out: Output, vault: str, *, output: str | None, confirm: bool, 
 
     if confirm and (output or passphrase_file):
         raise click.UsageError("--confirm goes with neither --output nor --passphrase-file.")
-    with _about(vault) as client:
+    with about(vault) as client:
         if confirm:
             return kit.confirm(out, Store(), vault)
         return kit.make(out, client, Store(), vault, output=output, file=passphrase_file)

@@ -19,17 +19,11 @@ _PIECE: Final = 1 << 20
 _NEVER: Final = threading.Event()
 
 
-def sha256(top: int, row: Row, stop: threading.Event = _NEVER) -> bytes:
-    """Given the snapshot's open directory and a row of a regular file, return the hash of its content.
-
-    Raise OSError if it cannot be read: ESTALE if it is another file than the row's, before or after it was read; ECANCELED after `stop`.
-    """
-    with _Directory(top) as directory:
-        return _sha256(directory, row, stop)
-
-
 def hash_files(top: int, rows: Iterable[Row], stop: threading.Event = _NEVER) -> Iterator[tuple[Row, bytes]]:
-    """Yield the hash of each file. Raise JobFailed if one is no longer the one that its row is of, or cannot be read."""
+    """Given the snapshot's open directory and rows of regular files, yield the hash of each one's content.
+
+    Raise JobFailed if one cannot be read, or is another file than the row's, before or after it was read; also after `stop`.
+    """
     with _Directory(top) as directory:
         for row in rows:
             try:

@@ -3,6 +3,8 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,17 @@ def plant(top: Path, files: set[str], links: set[str]) -> None:
             (top / directory / "long-link").symlink_to("t" * SYMLINK_LIMIT)
 
 
+@contextmanager
+def planned(directory: Path, files: set[str], links: set[str] | None = None) -> Iterator[Pending]:
+    """The plan against nothing of a tree with these files, at `top`."""
+    bench = Bench(directory / "state")
+    bench.directory.mkdir()
+    plant(directory / "top", files, links or set())
+    bench.survey(directory / "top", ("cache",))
+    with bench.plan() as (_, pending):
+        yield pending
+
+
 def told(pending: Pending, division: Division) -> list[bytes]:
     return [item.row.path for item in pending.told_in(division.told)]
 
@@ -46,11 +59,8 @@ def walked(pending: Pending, division: Division) -> list[bytes]:
 @settings(deadline=None)
 def test_all_that_travels_and_nothing_else(files: set[str], links: set[str], limit: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        top, bench = Path(directory, "top"), Bench(Path(directory, "state"))
-        bench.directory.mkdir()
-        plant(top, files, links)
-        bench.survey(top, ("cache",))
-        with bench.plan() as (_, pending):
+        top = Path(directory, "top")
+        with planned(Path(directory), files, links) as pending:
             division = divide(pending, limit)
             travelling = {item.row.path for item in pending.to_send()}
             one, other = told(pending, division), walked(pending, division)
@@ -79,14 +89,7 @@ def test_all_that_travels_and_nothing_else(files: set[str], links: set[str], lim
     ],
 )
 def test_where_it_is_cut(tmp_path: Path, limit: int, roots: list[list[bytes]], names: list[bytes]) -> None:
-    for file in ("a/1", "a/2", "a/3", "b/1", "top"):
-        path = tmp_path / "top" / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"content")
-    bench = Bench(tmp_path / "state")
-    bench.directory.mkdir()
-    bench.survey(tmp_path / "top")
-    with bench.plan() as (_, pending):
+    with planned(tmp_path, {"a/1", "a/2", "a/3", "b/1", "top"}) as pending:
         division = divide(pending, limit)
         assert division.lots == roots
         assert told(pending, division) == names
@@ -94,14 +97,7 @@ def test_where_it_is_cut(tmp_path: Path, limit: int, roots: list[list[bytes]], n
 
 def test_what_cannot_be_read_is_not_walked_into(tmp_path: Path) -> None:
     """rsync would stumble over it and fail."""
-    for file in ("a/deep/secret/1", "b/1"):
-        path = tmp_path / "top" / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"content")
-    bench = Bench(tmp_path / "state")
-    bench.directory.mkdir()
-    bench.survey(tmp_path / "top")
-    with bench.plan() as (_, pending):
+    with planned(tmp_path, {"a/deep/secret/1", "b/1"}) as pending:
         pending.database.execute("INSERT INTO pending.unread VALUES (x'612f64656570', x'61', 5)")
         division = divide(pending, 100)
         assert division.told == {b"", b"a", b"a/deep"}

@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How a plan is cut into transfers, and a manifest into parts of a restore; what a hash is refused for."""
 
-import hashlib
 import itertools
 import os
 import threading
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from offsited.core.manifest import Row
-from offsited.core.outcome import Reason
 from offsited.core.plan import Change
-from offsited.errors import JobFailed
-from offsited.worker import fetching, hashing, outgoing, writing
+from offsited.worker import fetching, outgoing, writing
 from offsited.worker.pending import Item
 
 NEVER = threading.Event()
@@ -105,48 +101,3 @@ def test_what_travels(change: Change, row: Row, travels: bool) -> None:  # noqa:
 
 def test_where_a_path_is_in_what_is_shown() -> None:
     assert (outgoing.sealed_from(b""), outgoing.sealed_from(b"a/b")) == (b"backup", b"backup/a/b")
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    (tmp_path / "file").write_bytes(b"content")
-    return tmp_path / "file"
-
-
-def row_of(file: Path) -> Row:
-    status = file.stat()
-    return Row(os.fsencode(file.name), "f", 0o600, size=status.st_size, mtime=status.st_mtime_ns, inode=status.st_ino)
-
-
-def hashed(file: Path, row: Row) -> bytes:
-    top = os.open(file.parent, os.O_RDONLY)
-    try:
-        return dict(hashing.hash_files(top, [row], NEVER))[row]
-    finally:
-        os.close(top)
-
-
-def test_a_hash_is_of_the_content(file: Path) -> None:
-    assert hashed(file, row_of(file)) == hashlib.sha256(b"content").digest()
-
-
-@pytest.mark.parametrize("change", [Path.unlink, lambda file: file.write_bytes(b"longer content"), lambda file: os.utime(file, (1, 1))])
-def test_another_file_is_a_changed_snapshot(file: Path, change: object) -> None:
-    row = row_of(file)
-    assert callable(change)
-    change(file)
-    with pytest.raises(JobFailed) as caught:
-        hashed(file, row)
-    assert caught.value.reason == Reason.SNAPSHOT_CHANGED
-
-
-def test_what_the_disk_does_not_give_is_no_change(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = row_of(file)
-
-    def fails(_descriptor: int, _length: int) -> bytes:
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(os, "read", fails)
-    with pytest.raises(JobFailed) as caught:
-        hashed(file, row)
-    assert caught.value.reason == Reason.SNAPSHOT_UNREADABLE
