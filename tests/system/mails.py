@@ -112,9 +112,9 @@ class Monitor:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+                monitor.requests.put(Request(self.path, body))  # first: whoever has its answer may send the next one
                 self.send_response(monitor.status)
                 self.end_headers()
-                monitor.requests.put(Request(self.path, body))
 
             def log_message(self, *_: Any) -> None:
                 return
