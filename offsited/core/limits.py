@@ -6,9 +6,10 @@ Deletions and changes are judged apart from each other: what exceeds its own bou
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from offsited.core.config import Limits
+if TYPE_CHECKING:  # pydantic takes 0.14 s to load, which the survey (worker.survey) does without
+    from offsited.core.config import Limits
 
 FEW: Final = 10
 """A percentage of a small number of files would hold everyday work: it stands for at least this many files, or for half of them."""
@@ -42,7 +43,7 @@ class Verdict:
         return self.deletions or self.changes
 
 
-def judge(limits: Limits, baseline: Baseline, *, deleted: Count, changed: Count) -> Verdict:
+def judge(limits: "Limits", baseline: Baseline, *, deleted: Count, changed: Count) -> Verdict:
     """Given a vault's limits and how much of what the target holds would be deleted and changed, say what is to be held."""
     return Verdict(
         deletions=(not baseline.known and deleted.entries > 0)

@@ -11,7 +11,7 @@ from typing import Final
 
 from offsited.core import plan
 from offsited.core.manifest import TOP, Row, parent
-from offsited.core.plan import KEPT_BACK, REPLACED, Change
+from offsited.core.plan import KEPT_BACK, REPLACED, Change, Changes
 from offsited.worker.columns import qualified, signed, wide
 from offsited.worker.ledger import Doubt, Ledger
 from offsited.worker.links import part_kept_back, regroup
@@ -23,12 +23,12 @@ TOO_LONG: Final = 36
 _INDEXES: Final = f"""
     CREATE INDEX pending.changes_by_inode ON changes (inode) WHERE inode != 0;
     CREATE INDEX pending.changes_by_hash ON changes (sha256, path) WHERE sha256 != x'';
-    CREATE INDEX pending.changes_gone ON changes (size, mtime) WHERE change & {int(Change.GONE)};
+    CREATE INDEX pending.changes_gone ON changes (size, mtime) WHERE change & {Change.GONE};
 """
-_BACK: Final = int(KEPT_BACK)
+_BACK: Final = KEPT_BACK
 _BELOW: Final = f"""
     INSERT OR IGNORE INTO pending.changes
-    SELECT CAST(d.path || x'2f' || e.name AS BLOB), d.path, e.name, {int(Change.GONE)}, {qualified("e")}
+    SELECT CAST(d.path || x'2f' || e.name AS BLOB), d.path, e.name, {Change.GONE}, {qualified("e")}
     FROM main.directories d JOIN main.entries e ON e.dir = d.id WHERE d.path = ?1 OR (d.path > ?2 AND d.path < ?3)
 """
 _SAME_CONTENT: Final = """
@@ -37,10 +37,10 @@ _SAME_CONTENT: Final = """
 """
 _KEY: Final = "CASE kind WHEN 'f' THEN hex(sha256) ELSE kind || hex(target) || '/' || rdev || '/' || mtime END"
 _UNKNOWN: Final = "kind = 'd' OR (kind = 'f' AND sha256 = x'')"
-_ARRIVED: Final = f"(change & {int(REPLACED)} AND NOT change & {_BACK})"
-_COME: Final = f"(change & {int(Change.NEW)} AND NOT change & {_BACK})"
+_ARRIVED: Final = f"(change & {REPLACED} AND NOT change & {_BACK})"
+_COME: Final = f"(change & {Change.NEW} AND NOT change & {_BACK})"
 """Where nothing was: what takes the place of something else is no rename, for that one goes."""
-_LEFT: Final = f"(change & {int(Change.GONE)} AND NOT change & {int(Change.NEW)})"
+_LEFT: Final = f"(change & {Change.GONE} AND NOT change & {Change.NEW})"
 
 
 class Comparison:
@@ -134,13 +134,13 @@ class Comparison:
         elif old is not None:
             self._pending.put([Item(self._doubted(doubt, old), old)])
 
-    def _doubted(self, doubt: Doubt, row: Row) -> Change:
+    def _doubted(self, doubt: Doubt, row: Row) -> Changes:
         """Another content of the same size and mtime may be there already, or a hard link: rsync would not see that, or not mend it."""
         same = self._same_device and row.inode == doubt.inode != 0
         alike = row.kind != "f" or (row.size, row.mtime) == (doubt.size, doubt.mtime)
         again = doubt.again or (row.kind != "d" and alike and not same)  # of a directory: its IV
         in_the_way = row.kind != "d" and doubt.directory
-        return Change.DOUBTFUL | (Change.AGAIN if again else Change(0)) | (Change.KIND if in_the_way else Change(0))
+        return Change.DOUBTFUL | (Change.AGAIN if again else 0) | (Change.KIND if in_the_way else 0)
 
     def _find_by_inode(self) -> None:
         """A file that was moved, or got another name, on the same file system keeps its hash."""
@@ -152,7 +152,7 @@ class Comparison:
 
 def recognise_renames(pending: Pending) -> None:
     """Mark what is gone while something new has its content, one for one; to be asked again when more hashes are known."""
-    database, renamed = pending.database, int(Change.RENAMED)
+    database, renamed = pending.database, Change.RENAMED
     database.execute(f"UPDATE pending.changes SET change = change & ~{renamed} WHERE change & {renamed}")
     database.execute("DROP TABLE IF EXISTS temp.contents")
     database.execute(f"""
@@ -173,7 +173,7 @@ def recognise_renames(pending: Pending) -> None:
 
 def renamed(pending: Pending) -> Iterator[tuple[bytes, bytes]]:
     """Old and new path of each rename that was recognised, by the new one."""
-    renamed = f"change & {int(Change.RENAMED)}"
+    renamed = f"change & {Change.RENAMED}"
     numbered = f"SELECT path, {_KEY} AS content, row_number() OVER (PARTITION BY {_KEY} ORDER BY path) AS number FROM pending.changes"
     query = f"""
         SELECT gone.path, come.path FROM ({numbered} WHERE {renamed} AND {_LEFT}) gone
@@ -184,5 +184,5 @@ def renamed(pending: Pending) -> Iterator[tuple[bytes, bytes]]:
 
 def rename_candidates(pending: Pending) -> Iterator[Item]:
     """New files without a hash that something gone is as large and as old as: once they are hashed, `recognise_renames` can tell."""
-    gone = f"EXISTS (SELECT 1 FROM pending.changes g WHERE g.change & {int(Change.GONE)} AND g.size = c.size AND g.mtime = c.mtime)"
+    gone = f"EXISTS (SELECT 1 FROM pending.changes g WHERE g.change & {Change.GONE} AND g.size = c.size AND g.mtime = c.mtime)"
     return pending.select(f"kind = 'f' AND sha256 = x'' AND {_ARRIVED} AND {gone}")

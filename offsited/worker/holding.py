@@ -38,14 +38,14 @@ APPROVED_FILE: Final = "approved.sqlite"
 _ID_LENGTH: Final = 12
 _NOTHING: Final = Count(0, 0)
 _COLUMNS: Final = "(path BLOB NOT NULL, why TEXT NOT NULL, size INTEGER NOT NULL, mtime NOT NULL, PRIMARY KEY (path, why)) WITHOUT ROWID"
-_HELD: Final = int(Change.HELD)
+_HELD: Final = Change.HELD
 _OPEN: Final = f"NOT change & {_HELD}"
-_STAYS: Final = f"c.kind != 'd' AND change & {int(Change.GONE)} AND change & {_HELD} AND NOT change & {int(Change.NEW | Change.UNREADABLE)}"
+_STAYS: Final = f"c.kind != 'd' AND change & {Change.GONE} AND change & {_HELD} AND NOT change & {Change.NEW | Change.UNREADABLE}"
 """Held, for itself or with its directory."""
-_VANISHED: Final = f"(change & {int(Change.GONE)} AND c.kind = 'd' OR change & {int(Change.KIND)} AND c.kind != 'd' AND {WAS_DIRECTORY})"
+_VANISHED: Final = f"(change & {Change.GONE} AND c.kind = 'd' OR change & {Change.KIND} AND c.kind != 'd' AND {WAS_DIRECTORY})"
 _TOPMOST: Final = f"""
     {_VANISHED} AND NOT EXISTS (
-        SELECT 1 FROM pending.changes p WHERE p.path = c.parent AND c.path != x'' AND (p.kind != 'd' OR p.change & {int(Change.GONE)})
+        SELECT 1 FROM pending.changes p WHERE p.path = c.parent AND c.path != x'' AND (p.kind != 'd' OR p.change & {Change.GONE})
     )
 """
 _BELOW: Final = "path > ? AND path < ?"
@@ -120,7 +120,7 @@ class Holding:
         self.verdict = Verdict(deletions=wanted.deletions or self._judge(there).deletions, changes=wanted.changes)
         if self.verdict.deletions:
             self._hold_deletions()
-        for item in self.pending.select(f"change & {_HELD} AND change & {int(Change.DOUBTFUL)} AND c.kind != 'd'"):
+        for item in self.pending.select(f"change & {_HELD} AND change & {Change.DOUBTFUL} AND c.kind != 'd'"):
             self._hold_below(item.row.path)  # an interrupted run may have made a directory of it
         regroup(self.pending, same_device=self.pending.fact("device") == self.pending.ledger.device)
         part_kept_back(self.pending)

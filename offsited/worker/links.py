@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from offsited.core.manifest import Row
-from offsited.core.plan import KEPT_BACK, REPLACED, Change, number_group
+from offsited.core.plan import KEPT_BACK, REPLACED, Change, Changes, number_group
 from offsited.worker.pending import Item, Pending
 
-_BACK: Final = int(KEPT_BACK)
-_LEAVES: Final = int(Change.GONE | Change.KIND | Change.INODE)
-_OTHER_INODE: Final = int(Change.NEW | Change.KIND | Change.INODE)
+_BACK: Final = KEPT_BACK
+_LEAVES: Final = Change.GONE | Change.KIND | Change.INODE
+_OTHER_INODE: Final = Change.NEW | Change.KIND | Change.INODE
 _PRESENT: Final = f"c.kind != 'd' AND c.inode != 0 AND NOT c.change & {_BACK}"
 _SEVERAL: Final = f"SELECT c.inode FROM pending.changes c WHERE {_PRESENT} GROUP BY c.inode HAVING count(*) > 1"
 _JOINING: Final = f"""
@@ -27,7 +27,7 @@ _WAS_LINKED: Final = f"SELECT c.inode FROM pending.changes c WHERE {_PRESENT} AN
 _LEFT: Final = f"SELECT DISTINCT link FROM pending.changes WHERE link != 0 AND change & {_LEAVES}"
 _PARTS: Final = REPLACED | Change.ATTRIBUTES | Change.AGAIN | Change.GROUP | Change.DOUBTFUL | Change.LINK
 """What makes a name be another file at the target than the names that stay, or must."""
-_STAYS: Final = f"change & {int(Change.HELD | Change.UNREADABLE)}"
+_STAYS: Final = f"change & {Change.HELD | Change.UNREADABLE}"
 _SENT: Final = REPLACED | Change.ATTRIBUTES | Change.AGAIN | Change.DOUBTFUL
 
 
@@ -100,7 +100,7 @@ class _Groups:
     def _send_again(self, inode: int) -> None:
         """All names of an inode are sent as if nothing were there: a change of attributes alone would reach the names that stay."""
         members = [item for item in self._members(inode) if not item.row.carried]
-        self.pending.put(Item(change | (Change(0) if change & REPLACED else Change.AGAIN) | Change.GROUP, row) for change, row in members)
+        self.pending.put(Item(change | (0 if change & REPLACED else Change.AGAIN) | Change.GROUP, row) for change, row in members)
         if len(members) > 1:
             self.pending.put_group(inode, [row.path for _, row in members])
 
@@ -118,7 +118,7 @@ class _Groups:
     def _members(self, inode: int) -> list[Item]:
         """The entries that are this inode now: those in the plan, and those in the ledger of which the plan says nothing."""
         changed = self.pending.of_inode(inode)
-        unchanged = [Item(Change(0), row) for row in self.pending.ledger.of_inode(inode) if self.pending.item(row.path) is None]
+        unchanged = [Item(0, row) for row in self.pending.ledger.of_inode(inode) if self.pending.item(row.path) is None]
         found = sorted([*changed, *unchanged], key=lambda item: item.row.path)
         # An inode's names agree in these; what does not was not read this time, and its inode is another one's now.
         alike = _alike(changed[0].row) if changed else None
@@ -132,7 +132,7 @@ class _Groups:
         return None if item.change & KEPT_BACK or item.row.kind == "d" else item.row
 
 
-def _regrouped(item: Item, number: int, split: set[int]) -> Change:
+def _regrouped(item: Item, number: int, split: set[int]) -> Changes:
     """How an entry changes by its group. rsync does not break a hard link of which only attributes change: it must send the name again."""
     change = item.change
     if item.row.link != number:

@@ -14,17 +14,17 @@ from typing import Final
 from offsited import names
 from offsited.core import gocryptfs, intent, rsync
 from offsited.core.commit import Commit, digest, encode
-from offsited.core.manifest import Header, SegmentFile, root_hash
+from offsited.core.manifest import Header, SegmentFile, parent, root_hash
 from offsited.core.outcome import Reason
-from offsited.core.plan import Change
 from offsited.core.progress import Phase, Progress
 from offsited.errors import JobFailed
 from offsited.store import write_whole
 from offsited.worker import mounts, segments, target
 from offsited.worker.confirmed import COMMIT_FILE, INTENT_FILE, PREVIOUS_FILE, Announced, Confirmed, Standing
+from offsited.worker.gauge import Gauge
 from offsited.worker.holding import Holding
 from offsited.worker.job import Job
-from offsited.worker.outgoing import BATCH, Outgoing, sealed_from, travels
+from offsited.worker.outgoing import Outgoing, sealed_from, travels
 from offsited.worker.pending import Item, Pending
 from offsited.worker.report import now
 from offsited.worker.sealed_paths import SealedPaths, in_parts
@@ -184,7 +184,6 @@ class Mirror:
     async def _send(self, shown: _Shown) -> list[Item]:
         """Send everything that the plan says. Return what a directory at the target stands in the way of."""
         total = await asyncio.to_thread(self._amount)
-        self.job.report.progress(total)
         outgoing = Outgoing(
             pending=self.pending,
             snapshot=self.opened.descriptor,
@@ -193,16 +192,18 @@ class Mirror:
             place=self._place,
             tool=self._tool,
             transfers=self.transfers,
-            progress=total,
+            gauge=Gauge(self.job.report, total),
+            entries=total.entries_total,
+            size=total.bytes_total,
+            whole=self.whole,
         )
         await self._top(shown)
         await outgoing.send(([item] for item in self.pending.again()), again=True)
         await outgoing.send(self._groups())
         if self._seeding and not self.whole:
-            division = await asyncio.to_thread(divide, self.pending, BATCH)
+            division = await asyncio.to_thread(divide, self.pending, outgoing.limit)
             await outgoing.send([item] for item in self.pending.told_in(division.told))
-            for lot in division.lots:
-                await outgoing.send_trees(lot)
+            await outgoing.send_trees(division.lots)
         else:
             await outgoing.send([item] for item in self.pending.ungrouped())
         if self.whole and not self._seeding:
@@ -229,12 +230,12 @@ class Mirror:
     def _unchanged(self) -> Iterator[Item]:
         """What the plan says nothing of: in a comparison of everything the target may lack it all the same."""
         for row in self.pending.unchanged():
-            yield Item(Change(0), row)
+            yield Item(0, row)
 
     async def _top(self, shown: _Shown) -> None:
         """The directories above the snapshot, the IV of each, and the key file."""
         own = [".", names.DIRIV_FILE, names.TARGET_KEY_FILE, shown.backup, f"{shown.backup}/{names.DIRIV_FILE}"]
-        listed = self.transfers.list_file(path.encode() for path in own)
+        listed = self.transfers.listed(path.encode() for path in own)
         there = digest(self.found.files.get(names.TARGET_KEY_FILE, b""))
         await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed, again=self.whole or there != self.key_file))
 
@@ -265,7 +266,7 @@ class Mirror:
         if not postponed:
             return
         paths = await shown.sealed.of([sealed_from(item.row.path) for item in postponed])
-        listed = self.transfers.list_file(_with_companions(paths))
+        listed = self.transfers.listed(_with_companions(paths))
         await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed, force=True))
 
     async def _delete(self, shown: _Shown, view: View) -> None:
@@ -275,12 +276,12 @@ class Mirror:
         doomed, by_example = await self._doomed(shown)
         if self.there and not self.holding.verdict.deletions:
             surplus = self.there.doomed
+            surplus = await view.look(lambda: _within_directories(shown.point, surplus))
             self.deleted += self.there.surplus.entries
             doomed |= {path for path in surplus if gocryptfs.may_be_shown(path)}
             by_example |= {path for path in surplus if not gocryptfs.may_be_shown(path)}
-        doomed = await view.look(lambda: _within_directories(shown.point, doomed))
         if doomed:
-            listed = self.transfers.list_file(_with_companions(doomed))
+            listed = self.transfers.listed(_with_companions(doomed))
             await self._run(rsync.delete_listed(self._tool, shown.point, self._place, listed))
         if by_example:
             await self._delete_by_example(shown, by_example)
@@ -292,15 +293,18 @@ class Mirror:
         for items in in_parts(self.pending.deletions()):
             paths = await shown.sealed.of([sealed_from(item.row.path) for item in items])
             for item, path in zip(items, paths, strict=True):
-                (excluded if self._is_there(item.row.path) else doomed).add(path)
+                if self._is_there(item.row.path):
+                    excluded.add(path)
+                elif self._is_there(parent(item.row.path), directory=True):  # else it went with all that was in it
+                    doomed.add(path)
         return doomed, excluded
 
-    def _is_there(self, path: bytes) -> bool:
+    def _is_there(self, path: bytes, *, directory: bool = False) -> bool:
         try:
-            self._status(path)
+            status = self._status(path)
         except OSError:
             return False
-        return True
+        return stat.S_ISDIR(status.st_mode) or not directory
 
     async def _delete_by_example(self, shown: _Shown, doomed: set[str]) -> None:
         """Delete what rsync must not look for in the view: it gets a tree that has the parents and nothing else as an example."""
@@ -309,7 +313,7 @@ class Mirror:
             (example / path).parent.mkdir(parents=True, exist_ok=True)
         listed = self.transfers.list_file(_with_companions(doomed))
         await self._run(rsync.delete_by_example(self._tool, example, self._place, listed))
-        parents = self.transfers.list_file({os.fsencode(path.rpartition("/")[0]) for path in doomed} - {b""})
+        parents = self.transfers.listed({os.fsencode(path.rpartition("/")[0]) for path in doomed} - {b""})
         await self._run(rsync.send_listed(self._tool, shown.point, self._place, parents))
 
     # --- commit ----------------------------------------------------------------------------------------------------
@@ -408,7 +412,7 @@ class Mirror:
     async def _put(self, shown: _Shown, own: Sequence[str]) -> None:
         """Send files of ours, of those that lie beside the snapshot."""
         paths = await shown.sealed.of([f"{names.OFFSITED_DIR}/{name}".encode() for name in own])
-        listed = self.transfers.list_file(path.encode() for path in (f"{shown.offsited}/{names.DIRIV_FILE}", *paths))
+        listed = self.transfers.listed(path.encode() for path in (f"{shown.offsited}/{names.DIRIV_FILE}", *paths))
         await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed, again=self.whole))
 
     async def _run(self, command: list[str]) -> None:

@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Sending entries of the plan, by list or by whole subtrees, in transfers of bounded size, and hashing their content meanwhile."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from offsited import names
 from offsited.core import gocryptfs, rsync, rsync_output
 from offsited.core.manifest import parent
-from offsited.core.plan import KEPT_BACK, SENT
-from offsited.core.progress import Progress
+from offsited.core.plan import KEPT_BACK, SENT, sealed_length
+from offsited.worker.gauge import Gauge
 from offsited.worker.hashing_beside import HashingBeside, is_new_content
 from offsited.worker.pending import Item, Pending
 from offsited.worker.sealed_paths import SealedPaths
-from offsited.worker.transfer import TransferFailed, Transfers, patiently
+from offsited.worker.transfer import TransferFailed, Transfers, abreast, patiently
 
 BATCH: Final = 20_000
 """Entries of one rsync. A hard-link group is never cut."""
+_WORTHWHILE: Final = 500
+"""Entries from which on a transfer is cut for a second lane: each begins with 50 ms and the directories above."""
+_SMALL: Final = 1 << 20
+"""Bytes of a file on average, below which its cost is not its content's."""
 _AT_ONCE: Final = 64 << 20
 """Bytes that are surely still in the page cache when rsync, or the hashing beside it, comes to them."""
 
@@ -34,65 +38,81 @@ class Outgoing:
     place: rsync.Place
     tool: str
     transfers: Transfers
-    progress: Progress
-    """Of the phase, as far as earlier batches have brought it."""
+    gauge: Gauge
+    entries: int = 0
+    """How many are to be sent in all."""
+    size: int = 0
+    """Bytes of them."""
+    whole: bool = False
+    """Nothing is taken for granted of what the target has."""
     postponed: list[Item] = field(default_factory=list)
     """What a directory at the target stands in the way of."""
 
-    async def send(self, groups: Iterable[Sequence[Item]], *, again: bool = False, force: bool = False) -> None:
-        """Send groups of items, each group by one rsync. `again`: also what looks unchanged; `force`: in place of directories."""
-        for batch in batches(groups):
-            await self._send(batch, again=again, force=force)
+    async def send(self, groups: Iterable[Sequence[Item]], *, again: bool = False) -> None:
+        """Send groups of items, each group by one rsync. `again`: also what looks unchanged."""
+        await self._side_by_side(self._send(batch, again=again) for batch in batches(groups, self.limit))
 
-    async def _send(self, batch: Sequence[Item], *, again: bool, force: bool) -> None:
+    async def send_trees(self, lots: Iterable[Sequence[bytes]]) -> None:
+        """Send directories with all below them, each lot by one rsync. All of that must be on the plan, and new to the target."""
+        await self._side_by_side(self._send_trees(roots) for roots in lots)
+
+    async def _side_by_side(self, work: Iterator[Coroutine[Any, Any, None]]) -> None:
+        """Where files are small what costs time is what is done for each of them, one after the other: two transfers keep two processors
+        busy. Large files are read and written one at a time, as disks that turn want it."""
+        await abreast(work, self.place.lanes if self.size < self.entries * _SMALL else 1)
+
+    @property
+    def limit(self) -> int:
+        """Entries of one transfer, such that there is one for each lane."""
+        return min(BATCH, max(_WORTHWHILE, -(-self.entries // self.place.lanes)))
+
+    async def _send(self, batch: Sequence[Item], *, again: bool) -> None:
         paths = await self.sealed.of([sealed_from(item.row.path) for item in batch])
-        listed = self.transfers.list_file(line.encode() for line in _lines(batch, paths))
+        constant: list[str] = []
+        listed: list[str] = []
+        for item, path in zip(batch, paths, strict=True):
+            listed.append(path)
+            for companion in gocryptfs.own_companions(path, directory=item.row.kind == "d"):
+                (listed if again or self.whole else constant).append(companion)
         hashing = HashingBeside(self.pending, self.snapshot, files=dict(zip((path.encode() for path in paths), batch, strict=True)))
-        command = rsync.send_listed(self.tool, self.view, self.place, listed, again=again, force=force)
 
         async def transfer() -> None:
             try:
-                await self._transfer(command, hashing)
+                if constant:
+                    await self._transfer(self._command(constant, constant=True), hashing)
+                await self._transfer(self._command(listed, again=again), hashing)
             except TransferFailed as failure:
                 self._postpone(failure, dict(zip(paths, batch, strict=True)))
 
-        try:
-            await hashing.beside(transfer())
-        finally:
-            listed.unlink()
+        await hashing.beside(transfer())
         self._advance(batch)
 
-    async def send_trees(self, roots: Sequence[bytes]) -> None:
-        """Send directories with all below them. All of that must be on the plan, and new to the target."""
+    async def _send_trees(self, roots: Sequence[bytes]) -> None:
         items = [item for root in roots for item in self.pending.within(root)]
         by_name, by_directory = _how_to_hash(items)
         directories = [item.row.path for item in items if item.row.kind == "d"]
         wanted = [*directories, *(item.row.path for item in by_name)]
         paths = dict(zip(wanted, await self.sealed.of([sealed_from(path) for path in wanted]), strict=True))
         tops = [paths[root] for root in roots]
-        listed = self.transfers.list_file(one.encode() for top in tops for one in (top, *gocryptfs.own_companions(top)))
         hashing = HashingBeside(
             self.pending,
             self.snapshot,
             files={paths[item.row.path].encode(): item for item in by_name},
             directories={paths[path].encode(): found for path, found in by_directory.items()},
         )
-        command = rsync.send_listed(self.tool, self.view, self.place, listed, below=True)
-        try:
-            await hashing.beside(self._transfer(command, hashing))
-        finally:
-            listed.unlink()
+        command = self._command([one for top in tops for one in (top, *gocryptfs.own_companions(top))], below=True)
+        await hashing.beside(self._transfer(command, hashing))
         self._advance([item for item in items if not item.row.link])  # groups were counted when they were sent
 
+    def _command(self, paths: Sequence[str], **how: bool) -> list[str]:
+        return rsync.send_listed(self.tool, self.view, self.place, self.transfers.listed(path.encode() for path in paths), **how)
+
     async def _transfer(self, command: list[str], hashing: HashingBeside) -> None:
-        start = self.progress
-        await patiently(lambda: self.transfers.counted(command, start, capabilities=self.place.capabilities, on_item=hashing.notice))
+        capabilities = self.place.capabilities
+        await patiently(lambda: self.transfers.counted(command, self.gauge, capabilities=capabilities, on_item=hashing.notice))
 
     def _advance(self, items: Sequence[Item]) -> None:
-        size = sum(item.row.size for item in items)
-        self.progress = replace(
-            self.progress, bytes_done=self.progress.bytes_done + size, entries_done=self.progress.entries_done + len(items)
-        )
+        self.gauge.advance(sum(item.row.size for item in items), len(items))
 
     def _postpone(self, failure: TransferFailed, batch: Mapping[str, Item]) -> None:
         """Go on if all that rsync complained of were directories in the way, else raise `failure`."""
@@ -115,23 +135,25 @@ def sealed_from(path: bytes) -> bytes:
     return f"{names.BACKUP_DIR}/".encode() + path if path else names.BACKUP_DIR.encode()
 
 
-def batches(groups: Iterable[Sequence[Item]]) -> Iterator[list[Item]]:
-    """Join groups to batches."""
+def batches(groups: Iterable[Sequence[Item]], limit: int = BATCH) -> Iterator[list[Item]]:
+    """Join groups to batches: of so many entries at most, and such that their names have room in a command line."""
     batch: list[Item] = []
+    room = 0
     for group in groups:
-        if batch and len(batch) + len(group) > BATCH:
+        cost = sum(map(_cost, group))
+        if batch and (len(batch) + len(group) > limit or cost > room):
             yield batch
             batch = []
+        room = (room if batch else rsync.ARGUMENTS_MAX) - cost
         batch.extend(group)
     if batch:
         yield batch
 
 
-def _lines(batch: Sequence[Item], paths: Sequence[str]) -> Iterator[str]:
-    """Every path with the files of gocryptfs's own that belong to it alone."""
-    for item, path in zip(batch, paths, strict=True):
-        yield path
-        yield from gocryptfs.own_companions(path, directory=item.row.kind == "d")
+def _cost(item: Item) -> int:
+    """What an item takes of a command line at most: its own path, and those of what gocryptfs keeps for it alone."""
+    lines = 1 + (item.row.kind == "d") + (len(item.row.path.rpartition(b"/")[2]) >= gocryptfs.LONG_NAME)
+    return lines * rsync.argument(sealed_length(item.row.path) + len(names.DIRIV_FILE))
 
 
 def _how_to_hash(items: Sequence[Item]) -> tuple[list[Item], dict[bytes, list[Item]]]:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from offsited.core.limits import Count
 from offsited.core.manifest import TOP, Line, Row, encode_gone, encode_row, parent, parents
-from offsited.core.plan import KEPT_BACK, RECORDED, REPLACED, SENT, Change
+from offsited.core.plan import KEPT_BACK, RECORDED, REPLACED, SENT, Change, Changes
 from offsited.worker.columns import COLUMNS, DEFINITIONS, FIELDS, flatten, signed, unflatten, unsigned
 from offsited.worker.ledger import Doubt, Ledger
 from offsited.worker.listing import Unread
@@ -33,8 +33,8 @@ _SCHEMA: Final = f"""
 """
 _PUT: Final = f"INSERT OR REPLACE INTO pending.changes VALUES (?, ?, ?, ?, {_MARKS})"
 _SET_HASH: Final = f"""
-    UPDATE pending.changes SET sha256 = ?, change = change | {int(Change.HASHED)}
-    WHERE path = ? AND link = 0 AND change & {int(REPLACED)} AND NOT change & {int(KEPT_BACK)}
+    UPDATE pending.changes SET sha256 = ?, change = change | {Change.HASHED}
+    WHERE path = ? AND link = 0 AND change & {REPLACED} AND NOT change & {KEPT_BACK}
 """
 """The common case at once: a file of one name, of which no hash is expected."""
 _UNCHANGED_FOLDERS: Final = """
@@ -45,32 +45,32 @@ _UNCHANGED_FOLDERS: Final = """
     AND NOT EXISTS (SELECT 1 FROM pending.folders p WHERE p.path = f.path)
 """
 _PAGE: Final = 1000
-_BACK: Final = int(KEPT_BACK)
-_TRAVELS: Final = f"change & {int(SENT)} AND NOT change & {_BACK} AND NOT carried"
-_TAKEN_BACK: Final = f"carried AND change & {int(Change.KIND | Change.CONTENT | Change.DOUBTFUL)} AND NOT change & {_BACK}"
+_BACK: Final = KEPT_BACK
+_TRAVELS: Final = f"change & {SENT} AND NOT change & {_BACK} AND NOT carried"
+_TAKEN_BACK: Final = f"carried AND change & {Change.KIND | Change.CONTENT | Change.DOUBTFUL} AND NOT change & {_BACK}"
 """What the tree can carry no longer: what the target has of it goes."""
-_UNPROVEN: Final = f"(kind = 'f' AND change & {int(Change.INODE)} AND NOT change & {int(REPLACED | KEPT_BACK | Change.HASHED)})"
+_UNPROVEN: Final = f"(kind = 'f' AND change & {Change.INODE} AND NOT change & {REPLACED | KEPT_BACK | Change.HASHED})"
 """A file that may be the same, and nobody has looked."""
-_HELD_BACK: Final = int(Change.HELD | Change.UNREADABLE)
+_HELD_BACK: Final = Change.HELD | Change.UNREADABLE
 WAS_DIRECTORY: Final = "EXISTS (SELECT 1 FROM main.directories d WHERE d.path = c.path)"
-DELETES: Final = f"c.kind != 'd' AND change & {int(Change.GONE)} AND NOT change & {int(Change.NEW | Change.RENAMED | Change.UNREADABLE)}"
+DELETES: Final = f"c.kind != 'd' AND change & {Change.GONE} AND NOT change & {Change.NEW | Change.RENAMED | Change.UNREADABLE}"
 """Takes a file away from the target, or another entry that is no directory."""
 _OLD_KIND: Final = "(SELECT e.kind FROM main.directories d JOIN main.entries e ON e.dir = d.id WHERE d.path = c.parent AND e.name = c.name)"
 REPLACES: Final = f"""
-    NOT change & {int(Change.NEW | Change.GONE | Change.UNREADABLE)}
-    AND (change & {int(Change.CONTENT)} AND c.kind != 'd' OR change & {int(Change.KIND)} AND {_OLD_KIND} NOT IN ('d', c.kind))
+    NOT change & {Change.NEW | Change.GONE | Change.UNREADABLE}
+    AND (change & {Change.CONTENT} AND c.kind != 'd' OR change & {Change.KIND} AND {_OLD_KIND} NOT IN ('d', c.kind))
 """
 """Takes a file's content away by putting another in its place, or something of another type."""
 _PARENT_STANDS: Final = f"""
     NOT EXISTS (SELECT 1 FROM pending.changes p WHERE p.path = c.parent AND c.path != x''
-                AND ((p.change & {int(Change.GONE)} AND NOT p.change & {int(Change.HELD)}) OR p.kind != 'd'))
+                AND ((p.change & {Change.GONE} AND NOT p.change & {Change.HELD}) OR p.kind != 'd'))
 """
 
 
 class Item(NamedTuple):
     """A path, how it changes, and its row to come; of what is gone, unreadable or held the row that the target has."""
 
-    change: Change
+    change: Changes
     row: Row
 
 
@@ -127,9 +127,9 @@ class Pending:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is to be sent, deleted or recorded, and nothing must be compared before that is known."""
-        news = f"change & {int(SENT | RECORDED | Change.GONE)} AND NOT change & {_HELD_BACK}"
-        marks = f"(change & {int(Change.UNREADABLE)} AND NOT unreadable OR change & {int(Change.HELD)} AND NOT held)"
-        wanted = f"{news} OR ({marks} AND NOT change & {int(Change.NEW)}) OR {_UNPROVEN}"
+        news = f"change & {SENT | RECORDED | Change.GONE} AND NOT change & {_HELD_BACK}"
+        marks = f"(change & {Change.UNREADABLE} AND NOT unreadable OR change & {Change.HELD} AND NOT held)"
+        wanted = f"{news} OR ({marks} AND NOT change & {Change.NEW}) OR {_UNPROVEN}"
         return self._one(f"SELECT NOT EXISTS (SELECT 1 FROM pending.changes WHERE {wanted})") == 1
 
     def to_compare(self) -> Iterator[Item]:
@@ -142,11 +142,11 @@ class Pending:
 
     def again(self) -> Iterator[Item]:
         """Those of `to_send` that rsync must not take for unchanged (-I), before the others."""
-        return self.select(f"{_TRAVELS} AND change & {int(Change.AGAIN)}")
+        return self.select(f"{_TRAVELS} AND change & {Change.AGAIN}")
 
     def to_hash(self) -> Iterator[Item]:
         """Files whose hash is not known, by one name each: to be hashed when they are sent (`set_hash`)."""
-        wanted = f"kind = 'f' AND sha256 = x'' AND change & {int(REPLACED)} AND NOT change & {_BACK}"
+        wanted = f"kind = 'f' AND sha256 = x'' AND change & {REPLACED} AND NOT change & {_BACK}"
         return self.select(_by_one_name(wanted))
 
     def link_groups(self) -> Iterator[list[bytes]]:
@@ -177,7 +177,7 @@ class Pending:
         own = self.item(path)
         query = f"SELECT path, change, {COLUMNS} FROM pending.changes WHERE path > ? AND (? OR path < ?) ORDER BY path"
         below = self.database.execute(query, (path + b"/" if path else TOP, path == TOP, path + b"0"))
-        return [*([own] if own else []), *(Item(Change(change), unflatten(path, columns)) for path, change, *columns in below)]
+        return [*([own] if own else []), *(Item(change, unflatten(path, columns)) for path, change, *columns in below)]
 
     def crowd(self) -> Iterator[tuple[bytes, int]]:
         """Each directory in which something travels, with how many entries do."""
@@ -196,7 +196,7 @@ class Pending:
 
     def count_gone(self) -> int:
         """Entries of any kind that go at the target."""
-        return self._one(f"SELECT count(*) FROM pending.changes WHERE change & {int(Change.GONE)} AND NOT change & {_HELD_BACK}")
+        return self._one(f"SELECT count(*) FROM pending.changes WHERE change & {Change.GONE} AND NOT change & {_HELD_BACK}")
 
     def count_carried(self) -> int:
         """Entries, changed or not, that the manifest alone keeps."""
@@ -209,7 +209,7 @@ class Pending:
         """Every row of the encrypted tree that the target may have, now or in the end: what changes, or goes, and what does not."""
         yield from self.select("NOT carried")
         for row in self.unchanged():
-            yield Item(Change(0), row)
+            yield Item(0, row)
 
     def unchanged(self) -> Iterator[Row]:
         """The rows of the encrypted tree of which the plan says nothing."""
@@ -219,7 +219,7 @@ class Pending:
 
     def directories(self) -> Iterator[bytes]:
         """Directories that change, or in which something is sent or deleted: their mtime and their IV must follow."""
-        touching = f"(({_TRAVELS}) OR (change & {int(Change.GONE)} AND NOT change & {_HELD_BACK})) AND path != x'' AND {_PARENT_STANDS}"
+        touching = f"(({_TRAVELS}) OR (change & {Change.GONE} AND NOT change & {_HELD_BACK})) AND path != x'' AND {_PARENT_STANDS}"
         query = f"""
             SELECT path FROM pending.changes c WHERE kind = 'd' AND {_TRAVELS}
             UNION SELECT parent FROM pending.changes c WHERE {touching} ORDER BY 1
@@ -229,13 +229,13 @@ class Pending:
 
     def deletions(self) -> Iterator[Item]:
         """What must go at the target: the topmost alone, of those whose directory stays one."""
-        gone = f"change & {int(Change.GONE)} AND NOT change & {_HELD_BACK} AND (NOT carried OR change & {int(Change.DOUBTFUL)})"
+        gone = f"change & {Change.GONE} AND NOT change & {_HELD_BACK} AND (NOT carried OR change & {Change.DOUBTFUL})"
         return self.select(f"(({gone}) OR ({_TAKEN_BACK})) AND {_PARENT_STANDS}")
 
     def replaced_directories(self) -> Iterator[Item]:
         """What is no directory any more, where the target still has one in its way."""
-        was = f"(change & {int(Change.DOUBTFUL)} OR {WAS_DIRECTORY})"
-        return self.select(f"change & {int(Change.KIND)} AND NOT change & {_BACK} AND kind != 'd' AND {was}")
+        was = f"(change & {Change.DOUBTFUL} OR {WAS_DIRECTORY})"
+        return self.select(f"change & {Change.KIND} AND NOT change & {_BACK} AND kind != 'd' AND {was}")
 
     def carried(self) -> Iterator[Item]:
         """What changes and is kept by the manifest alone."""
@@ -243,12 +243,12 @@ class Pending:
 
     def gone(self) -> Iterator[Item]:
         """Everything that is gone, not the topmost alone."""
-        return self.select(f"change & {int(Change.GONE)}")
+        return self.select(f"change & {Change.GONE}")
 
     def crowded(self, length: int, count: int) -> Iterator[bytes]:
         """Directories to which at least `count` names of at least `length` bytes come."""
         query = f"""
-            SELECT parent FROM pending.changes WHERE length(name) >= ? AND change & {int(Change.NEW)} AND NOT change & {_BACK}
+            SELECT parent FROM pending.changes WHERE length(name) >= ? AND change & {Change.NEW} AND NOT change & {_BACK}
             GROUP BY parent HAVING count(*) >= ? ORDER BY parent
         """
         for (path,) in self.database.execute(query, (length, count)):
@@ -279,25 +279,25 @@ class Pending:
     def item(self, path: bytes) -> Item | None:
         """How a path changes; None if it does not."""
         found = self.database.execute(f"SELECT change, {COLUMNS} FROM pending.changes WHERE path = ?", (path,)).fetchone()
-        return Item(Change(found[0]), unflatten(path, found[1:])) if found else None
+        return Item(found[0], unflatten(path, found[1:])) if found else None
 
     def doubts(self, *, whole: bool = False) -> Iterator[Doubt]:
         """What the target is in doubt about from the moment on that this is sent; for the intent and for `Ledger.doubt`.
 
         `whole`: everything is compared with the target next time anyhow; only what rsync would take for unchanged is named.
         """
-        gone = f"(change & {int(Change.GONE)} AND NOT change & {_HELD_BACK})"
+        gone = f"(change & {Change.GONE} AND NOT change & {_HELD_BACK})"
         wanted = f"({_TRAVELS}) OR {gone} OR ({_TAKEN_BACK})"
-        for change, row in self.select(f"({wanted}) AND change & {int(Change.AGAIN)}" if whole else wanted):
+        for change, row in self.select(f"({wanted}) AND change & {Change.AGAIN}" if whole else wanted):
             yield Doubt(row.path, row.size, row.mtime, row.inode, bool(change & Change.AGAIN), row.kind == "d")
 
     def totals(self) -> Totals:
         """Sums of it; what a limit holds is in them."""
-        renamed, gone = int(Change.RENAMED), int(Change.GONE)
-        back = f"change & {int(Change.GONE | Change.UNREADABLE)}"
-        only = f"change & {int(Change.ATTRIBUTES | Change.MANIFEST)} AND NOT change & {int(REPLACED)} AND NOT {back}"
+        renamed, gone = Change.RENAMED, Change.GONE
+        back = f"change & {Change.GONE | Change.UNREADABLE}"
+        only = f"change & {Change.ATTRIBUTES | Change.MANIFEST} AND NOT change & {REPLACED} AND NOT {back}"
         return Totals(
-            self.count(f"kind != 'd' AND change & {int(Change.NEW)} AND NOT {back} AND NOT change & {renamed}"),
+            self.count(f"kind != 'd' AND change & {Change.NEW} AND NOT {back} AND NOT change & {renamed}"),
             self.count_replaced(REPLACES),
             self.count(DELETES),
             self.count(f"kind != 'd' AND change & {gone} AND change & {renamed}"),
@@ -324,7 +324,7 @@ class Pending:
             SELECT path, change, {COLUMNS} FROM pending.changes
             WHERE inode = ? AND inode != 0 AND kind != 'd' AND NOT change & {_BACK} ORDER BY path
         """
-        return [Item(Change(change), unflatten(path, columns)) for path, change, *columns in self.database.execute(query, (signed(inode),))]
+        return [Item(change, unflatten(path, columns)) for path, change, *columns in self.database.execute(query, (signed(inode),))]
 
     # --- what it is told -------------------------------------------------------------------------------------------
 
@@ -352,7 +352,7 @@ class Pending:
             if row.link:
                 self.set_hash(row.path, sha256)
             else:
-                alone.append((sha256, int(Change.HASHED), row.path))
+                alone.append((sha256, Change.HASHED, row.path))
         self.database.executemany("UPDATE pending.changes SET sha256 = ?, change = change | ? WHERE path = ?", alone)
 
     def put(self, items: Iterable[Item]) -> None:
@@ -409,7 +409,7 @@ class Pending:
         Where nothing was to be committed, `digest` is that of the ledger: what is known of inodes and directories is kept none the less.
         """
         self.written()
-        doubts = f"change & {int(Change.HELD)} AND change & {int(Change.DOUBTFUL)}"
+        doubts = f"change & {Change.HELD} AND change & {Change.DOUBTFUL}"
         self.database.execute("DROP TABLE IF EXISTS temp.kept_doubts")
         self.database.execute(
             f"CREATE TEMP TABLE kept_doubts AS SELECT * FROM main.doubts WHERE path IN (SELECT path FROM pending.changes WHERE {doubts})"
@@ -423,7 +423,7 @@ class Pending:
             )
             for unsure in (
                 "SELECT path FROM pending.unread UNION SELECT parent FROM pending.unread",
-                f"SELECT parent FROM pending.changes WHERE change & {int(Change.HELD)}",
+                f"SELECT parent FROM pending.changes WHERE change & {Change.HELD}",
                 f"SELECT parent FROM pending.changes WHERE {_UNPROVEN} OR (kind = 'f' AND sha256 = x'' AND NOT change & {_BACK})",
             ):
                 self.database.execute(f"UPDATE main.directories SET signature = NULL WHERE path IN ({unsure})")
@@ -448,7 +448,7 @@ class Pending:
         page = self.database.execute(query.replace("path > ?", "path >= ?"), (TOP,)).fetchall()
         while page:
             for path, change, *columns in page:
-                yield Item(Change(change), unflatten(path, columns))
+                yield Item(change, unflatten(path, columns))
             page = self.database.execute(query, (page[-1][0],)).fetchall() if len(page) == _PAGE else []
 
     def _one(self, query: str) -> int:
@@ -465,7 +465,7 @@ def _alike(row: Row) -> tuple[str, int, int]:
     return row.kind, row.size, row.mtime
 
 
-def _hashed(item: Item, sha256: bytes) -> Change:
+def _hashed(item: Item, sha256: bytes) -> Changes:
     """How a file changes, now that its hash is known."""
     change = item.change | Change.HASHED
     if change & REPLACED or item.row.sha256 == sha256:
@@ -473,7 +473,7 @@ def _hashed(item: Item, sha256: bytes) -> Change:
     return change | Change.CONTENT | Change.AGAIN
 
 
-def _proven(change: Change, row: Row) -> Row:
+def _proven(change: Changes, row: Row) -> Row:
     """An inode that was not looked into proves nothing of the content next time."""
     unproven = row.kind == "f" and change & Change.INODE and not change & (REPLACED | Change.HASHED)
     return row._replace(inode=0) if unproven else row

@@ -52,7 +52,7 @@ def _lines(pending: Pending) -> Iterator[dict[str, object]]:
     come_from = pending.database.cursor()
     come_from.execute("CREATE TEMP TABLE come_from (path BLOB PRIMARY KEY, old BLOB NOT NULL) WITHOUT ROWID")
     come_from.executemany("INSERT OR IGNORE INTO temp.come_from VALUES (?, ?)", ((new, old) for old, new in renamed(pending)))
-    for item in pending.select(f"NOT change & {int(Change.UNREADABLE)}"):
+    for item in pending.select(f"NOT change & {Change.UNREADABLE}"):
         word = _word(item)
         if word:
             found = come_from.execute("SELECT old FROM temp.come_from WHERE path = ?", (item.row.path,)).fetchone()

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
+from offsited.core.manifest import parent
 from offsited.core.outcome import Reason
 from offsited.errors import JobFailed
 from offsited.worker import encrypted_names
@@ -70,12 +71,19 @@ class SealedPaths:
             raise JobFailed(Reason.GOCRYPTFS_FAILED, f"control socket: {error!r}") from error
 
     def _ask_all(self, paths: Sequence[bytes]) -> dict[bytes, str]:
-        """Those that the control socket can be asked about."""
+        """Those that the control socket can be asked about. The answer for a path tells those above it, too."""
+        found: dict[bytes, str] = {}
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(_ANSWER_WITHIN)
                 connection.connect(str(self._control))
-                return {path: _ask(connection, request) for path in paths if (request := _request(path))}
+                for path in sorted(set(paths), reverse=True):  # what is below a directory comes before it
+                    if path not in found and (request := _request(path)):
+                        above, sealed = path, _ask(connection, request)
+                        while above not in found:
+                            found[above] = sealed
+                            above, sealed = parent(above), sealed.rpartition("/")[0]
+                return found
         except (OSError, ValueError) as error:
             raise JobFailed(Reason.GOCRYPTFS_FAILED, f"control socket: {error!r}") from error
 

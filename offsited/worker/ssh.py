@@ -95,7 +95,8 @@ def reach(job: Job, target: SshTarget) -> Remote:
     bandwidth = (f"--bwlimit={target.bandwidth}",) if target.bandwidth else ()
     options = (f"--rsh={shell}", f"--timeout={_TIMEOUT}", *bandwidth, *target.rsync_options)
     location = f"{target.host}:{target.shown_directory}"
-    place = Place(location, target.shown_directory, options, writing=("--fsync",), exact_times=rsync.TOLD_EXACT_TIMES)
+    writing, times = ("--fsync",), rsync.TOLD_EXACT_TIMES
+    place = Place(location, target.shown_directory, options, writing=writing, exact_times=times, narrow=target.rrsync is not None)
     asking = (*command, "--", ssh.login(target), f"{rsync.remote_tool(target.rsync_options)} --version")
     return Remote(place, () if target.rrsync else asking)
 

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -18,6 +18,7 @@ from offsited.core.progress import Progress
 from offsited.core.rsync_output import Item, Running, Tally, parse_line, parse_wire_bytes, says_skipped
 from offsited.errors import JobFailed
 from offsited.worker import process
+from offsited.worker.gauge import Gauge
 from offsited.worker.line import Line
 from offsited.worker.process import Ended, Listener
 from offsited.worker.report import Report
@@ -89,21 +90,20 @@ class Transfers:
     async def counted(
         self,
         command: list[str],
-        start: Progress,
+        gauge: Gauge,
         *,
         capabilities: tuple[str, ...],
         sealed: bool = True,
         on_item: Callable[[Item], None] | None = None,
     ) -> None:
-        """As `run`, told as progress from `start` on, and added to the tally. `on_item` is given each item before its content is read."""
-        self.report.progress(start)
-        listener = _Counter(self, start, on_item or _nobody, sealed=sealed)
-        await self.run(command, capabilities=capabilities, on_line=listener)
+        """As `run`, shown by a gauge while it runs, and added to the tally. `on_item` is given each item before its content is read."""
+        with gauge.transfer() as told:
+            await self.run(command, capabilities=capabilities, on_line=_Counter(self.tally, told, on_item or _nobody, sealed=sealed))
 
     async def fetched(self, command: list[str], start: Progress, *, sealed: bool = True) -> None:
         """As `counted`, of an rsync that writes here. Raise JobFailed if it is this machine's place that does not take it."""
         try:
-            await self.counted(command, start, capabilities=rsync.WRITING_FILES, sealed=sealed)
+            await self.counted(command, Gauge(self.report, start), capabilities=rsync.WRITING_FILES, sealed=sealed)
         except TransferFailed as failure:
             if failure.meaning.reason in {Reason.TARGET_FULL, Reason.TARGET_READ_ONLY}:
                 raise JobFailed(Reason.DESTINATION_UNUSABLE, failure.detail) from failure
@@ -112,6 +112,11 @@ class Transfers:
     def wire(self, line: bytes) -> None:
         """Listens to a transfer of which nothing counts but the bytes on the wire."""
         self.tally.wire_bytes += parse_wire_bytes(line)
+
+    def listed(self, paths: Iterable[bytes]) -> rsync.Listed:
+        """The paths themselves if a command line has room for them, else a new file of them."""
+        known = list(paths)
+        return known if rsync.are_few(known) else self.list_file(known)
 
     def list_file(self, paths: Iterable[bytes]) -> Path:
         """Return a new file of these paths, each ended by NUL, for rsync's --files-from."""
@@ -124,29 +129,24 @@ class Transfers:
 class _Counter:
     """Listens to one rsync."""
 
-    def __init__(self, transfers: Transfers, start: Progress, on_item: Callable[[Item], None], *, sealed: bool) -> None:
-        self._transfers = transfers
-        self._start = self._progress = start
+    def __init__(self, tally: Tally, told: Callable[[int, int], None], on_item: Callable[[Item], None], *, sealed: bool) -> None:
+        self._tally = tally
+        self._told = told
         self._on_item = on_item
         self._sealed = sealed
+        self._entries = 0
 
     def __call__(self, line: bytes) -> None:
         match parse_line(line):
             case Running(bytes_done, entries_done):
-                self._tell(bytes_done, entries_done)
+                self._entries = entries_done or self._entries  # lines without that number come while a long file travels
+                self._told(bytes_done, self._entries)
             case Item() as item:
-                self._transfers.tally.take(item, sealed=self._sealed)
+                self._tally.take(item, sealed=self._sealed)
                 self._on_item(item)
             case None:
-                self._transfers.tally.wire_bytes += parse_wire_bytes(line)
-                self._transfers.tally.skipped += says_skipped(line)
-
-    def _tell(self, bytes_done: int, entries_done: int) -> None:
-        """Lines without a count of entries come while a long file travels."""
-        entries = self._start.entries_done + entries_done if entries_done else self._progress.entries_done
-        start = self._start
-        self._progress = Progress(start.phase, start.bytes_done + bytes_done, start.bytes_total, entries, start.entries_total)
-        self._transfers.report.progress(self._progress)
+                self._tally.wire_bytes += parse_wire_bytes(line)
+                self._tally.skipped += says_skipped(line)
 
 
 def _nobody(_item: Item) -> None:
@@ -171,3 +171,21 @@ async def patiently(attempt: Callable[[], Awaitable[_Result]], pauses: Sequence[
                 raise
             print(f"rsync ended with status {failure.status}; trying again in {left[0]:.0f} seconds", file=sys.stderr, flush=True)
             await asyncio.sleep(left.pop(0))
+
+
+async def abreast(work: Iterator[Coroutine[Any, Any, None]], count: int) -> None:
+    """Await all of these, so many at a time. What the first of them raises ends the others and is raised."""
+
+    async def lane() -> None:
+        for one in work:
+            await one
+
+    lanes = [asyncio.create_task(lane()) for _ in range(count)]
+    try:
+        ended, _ = await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
+        for one in ended:
+            one.result()
+    finally:
+        for one in lanes:
+            one.cancel()
+        await asyncio.wait(lanes)

@@ -2,6 +2,8 @@
 """Who may import whom: `names, errors <- core <- engine <- edge <- daemon`, worker and ctl beside them; and that the core only computes."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,3 +154,10 @@ def test_a_job_does_not_wait_for_what_it_does_not_need() -> None:
     """A worker that imports the bus, udev or the command line would be slow to start and may do more than it should."""
     for path in (PACKAGE / "worker").glob("*.py"):
         assert not {found.module.split(".")[0] for found in imports(path)} & {"dbus_next", "pyudev", "click", "rich"}
+
+
+def test_the_survey_is_small() -> None:
+    """It runs each day, whether or not anything changed: pydantic alone would be a tenth of its time."""
+    program = "import sys, offsited.worker.survey; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"pydantic", "asyncio", "dbus_next"} & set(loaded)

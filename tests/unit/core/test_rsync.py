@@ -64,6 +64,21 @@ def test_sending_again_is_asked_for() -> None:
     assert "--ignore-times" not in REPLACING
 
 
+@pytest.mark.parametrize(
+    ("options", "narrow", "lanes"), [((), False, 2), ((), True, 1), (("--bwlimit=4M",), False, 1), (("--bwlimit", "9"), False, 1)]
+)
+def test_how_many_transfers_a_place_takes_at_once(options: tuple[str, ...], narrow: bool, lanes: int) -> None:  # noqa: FBT001 - a table
+    """A limit of the bandwidth is one of all of them."""
+    assert Place("/x", "/x", options, narrow=narrow).lanes == lanes
+
+
+def test_paths_in_a_command_line_are_taken_for_nothing_else() -> None:
+    """Neither for options nor for hosts; the view's own path is not made at the target."""
+    command = rsync.send_listed("rsync", VIEW, PLACE, [b"-e", b"host:x/y", b"\xff", b"."])
+    assert command[-5:] == [f"{VIEW}/./-e", f"{VIEW}/./host:x/y", f"{VIEW}/./\udcff", f"{VIEW}/./.", "u@h:/srv/x/current/"]
+    assert {"--relative", "--dirs"} <= set(command)
+
+
 @pytest.mark.parametrize("command", DELETING)
 def test_what_deletes_has_a_list_and_does_not_descend(command: list[str]) -> None:
     assert f"--files-from={LIST}" in command

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from offsited.core.manifest import Row
-from offsited.core.plan import Change
+from offsited.core.plan import Change, Changes
 from offsited.worker.ledger import LEDGER_FILE, Doubt, Ledger
 
 from .workshop import Bench, program, without_capabilities
@@ -33,7 +33,7 @@ def bench(tmp_path: Path, top: Path) -> Bench:
     return bench
 
 
-def doubted(bench: Bench, top: Path, *doubts: Doubt) -> dict[bytes, Change]:
+def doubted(bench: Bench, top: Path, *doubts: Doubt) -> dict[bytes, Changes]:
     """How the paths change in the next plan, after a run that left these doubts."""
     with Ledger.opened(bench.directory / LEDGER_FILE) as ledger:
         ledger.doubt(doubts)
@@ -53,19 +53,19 @@ def test_what_the_run_sent_as_it_still_is_need_not_be_sent_twice(bench: Bench, t
 
 
 def test_another_file_of_the_same_size_and_mtime_must_be_sent_again(bench: Bench, top: Path) -> None:
-    assert Change.AGAIN in doubted(bench, top, as_it_is(top, "f")._replace(inode=1))[b"f"]
+    assert Change.AGAIN & doubted(bench, top, as_it_is(top, "f")._replace(inode=1))[b"f"]
 
 
 def test_of_another_size_or_mtime_rsync_sees_the_difference(bench: Bench, top: Path) -> None:
-    assert Change.AGAIN not in doubted(bench, top, as_it_is(top, "f")._replace(inode=1, mtime=5))[b"f"]
+    assert not Change.AGAIN & doubted(bench, top, as_it_is(top, "f")._replace(inode=1, mtime=5))[b"f"]
 
 
 def test_what_is_no_file_may_have_been_linked_to_something_else(bench: Bench, top: Path) -> None:
-    assert Change.AGAIN in doubted(bench, top, as_it_is(top, "p")._replace(inode=1, mtime=5))[b"p"]
+    assert Change.AGAIN & doubted(bench, top, as_it_is(top, "p")._replace(inode=1, mtime=5))[b"p"]
 
 
 def test_what_was_to_be_sent_again_still_is(bench: Bench, top: Path) -> None:
-    assert Change.AGAIN in doubted(bench, top, as_it_is(top, "p")._replace(again=True))[b"p"]
+    assert Change.AGAIN & doubted(bench, top, as_it_is(top, "p")._replace(again=True))[b"p"]
 
 
 def test_the_names_of_a_doubtful_file_are_sent_together(bench: Bench, top: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_names_of_a_doubtful_file_are_sent_together(bench: Bench, top: Path)
 
 
 def test_a_directory_that_the_run_made_is_in_the_way(bench: Bench, top: Path) -> None:
-    assert Change.KIND in doubted(bench, top, NOTHING._replace(directory=True))[b"f"]
+    assert Change.KIND & doubted(bench, top, NOTHING._replace(directory=True))[b"f"]
     with bench.plan() as (_, pending):
         assert [item.row.path for item in pending.replaced_directories()] == [b"f"]
 

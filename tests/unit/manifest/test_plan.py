@@ -13,6 +13,7 @@ from offsited.core.plan import (
     REPLACED,
     SEALED_PATH_LIMIT,
     Change,
+    Changes,
     compare,
     compare_directory,
     fits,
@@ -32,7 +33,7 @@ C = Change
 @pytest.mark.parametrize(
     ("old", "new", "change"),
     [
-        (FILE, {}, C(0)),
+        (FILE, {}, 0),
         (FILE, {"size": 11}, C.CONTENT),
         (FILE, {"mtime": 1001, "inode": 8}, C.CONTENT | C.ATTRIBUTES | C.INODE),
         (FILE, {"mode": 0o600}, C.ATTRIBUTES),
@@ -54,7 +55,7 @@ C = Change
         (Row(b"a", "d", 0o755, mtime=1, inode=1), {"mtime": 2, "inode": 9}, C.ATTRIBUTES),
     ],
 )
-def test_how_an_entry_changes(old: Row, new: dict[str, Any], change: Change) -> None:
+def test_how_an_entry_changes(old: Row, new: dict[str, Any], change: Changes) -> None:
     fresh = {"unreadable": False, "held": False, "sha256": b"", "inode": old.inode or 7}
     assert compare(old, old._replace(**{**fresh, **new}), same_device=True) == change
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import offsited
 from offsited.core.config import Limits
 from offsited.core.manifest import Header, Row, SegmentFile
-from offsited.core.plan import Change
+from offsited.core.plan import Changes
 from offsited.core.record import Held
 from offsited.worker import segments, survey
 from offsited.worker.compare import recognise_renames
@@ -267,6 +267,6 @@ def remote_groups(remote: Remote) -> set[frozenset[bytes]]:
     return {group for group in found if len(group) > 1}
 
 
-def changes(plan: dict[bytes, Item]) -> dict[bytes, Change]:
+def changes(plan: dict[bytes, Item]) -> dict[bytes, Changes]:
     """How each path changes."""
     return {path: item.change for path, item in plan.items()}

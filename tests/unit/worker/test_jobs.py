@@ -12,6 +12,8 @@ import pytest
 
 from offsited.core.commit import digest
 from offsited.core.outcome import Outcome, Reason
+from offsited.core.record import Kind
+from offsited.worker.__main__ import BODIES, _function
 
 from .machine import Machine, done, failed, holds
 from .trees import change, fill, tree
@@ -301,3 +303,8 @@ def test_a_commit_that_is_not_the_one_confirmed_is_noticed(machine: Machine) -> 
     subprocess.run(["blockdev", "--flushbufs", machine.device], check=True)
     assert done(machine.sync()).detail
     holds(machine, second)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_each_kind_of_job_has_a_function(kind: Kind) -> None:
+    assert callable(_function(BODIES[kind]))

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offsited.core import gocryptfs, rsync
 from offsited.core.manifest import Row
-from offsited.core.plan import Change
+from offsited.core.plan import Change, Changes, sealed_length
 from offsited.worker import fetching, outgoing, writing
 from offsited.worker.pending import Item
 
@@ -27,9 +28,7 @@ def test_a_group_is_never_cut(sizes: list[int], limit: int) -> None:
     for size in sizes:
         groups.append([item(number + offset) for offset in range(size)])
         number += size
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outgoing, "BATCH", limit)
-        found = list(outgoing.batches(groups))
+    found = list(outgoing.batches(groups, limit))
     assert [one for batch in found for one in batch] == [one for group in groups for one in group], "all, in order"
     ends = {group[-1] for group in groups}
     assert all(batch[-1] in ends for batch in found)
@@ -38,6 +37,21 @@ def test_a_group_is_never_cut(sizes: list[int], limit: int) -> None:
     for one, other in itertools.pairwise(found):
         first = next(group for group in groups if group[0] == other[0])
         assert len(one) + len(first) > limit, "no more batches than needed"
+
+
+@given(st.lists(st.tuples(st.sampled_from("fdl"), st.sampled_from([1, 40, 175, 176, 255]), st.integers(0, 12)), min_size=1, max_size=40))
+def test_a_transfer_has_room_in_a_command_line(shapes: list[tuple[str, int, int]]) -> None:
+    """With what gocryptfs keeps for each: its long name, and the IV of a directory."""
+    groups = [[Item(Change.NEW, Row(b"d/" * depth + b"n" * length, kind, 0o600))] for kind, length, depth in shapes]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rsync, "ARGUMENTS_MAX", 5000)
+        for batch in outgoing.batches(groups):
+            sealed = [("x" * (sealed_length(item.row.path)), item) for item in batch]
+            long = [len(item.row.path.rpartition(b"/")[2]) >= gocryptfs.LONG_NAME for item in batch]
+            lines = [path for path, _ in sealed]
+            lines += [f"{path}.name" for (path, _), is_long in zip(sealed, long, strict=True) if is_long]
+            lines += [f"{path}/gocryptfs.diriv" for path, item in sealed if item.row.kind == "d"]
+            assert len(batch) == 1 or rsync.are_few(line.encode() for line in lines)
 
 
 @given(st.lists(st.integers(0, 20), max_size=30))
@@ -95,7 +109,7 @@ def test_holes_are_left_out_and_nothing_else(content: bytes, wanted: list[tuple[
         (Change.GONE | Change.DOUBTFUL, Row(b"a", "f", 0o600), False),
     ],
 )
-def test_what_travels(change: Change, row: Row, travels: bool) -> None:  # noqa: FBT001 - a table
+def test_what_travels(change: Changes, row: Row, travels: bool) -> None:  # noqa: FBT001 - a table
     assert outgoing.travels(Item(change, row)) is travels
 
 

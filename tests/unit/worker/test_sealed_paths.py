@@ -2,6 +2,7 @@
 """Paths in the view, for any path that a snapshot can have: compared with what the view of such a snapshot shows."""
 
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from offsited.core.outcome import Reason
 from offsited.core.record import Options
 from offsited.errors import JobFailed
 from offsited.store import VaultFiles
-from offsited.worker import view
+from offsited.worker import sealed_paths, view
 from offsited.worker.job import Job
 from offsited.worker.report import Report
 from offsited.worker.sealed_paths import SealedPaths
@@ -71,6 +72,22 @@ def test_every_path_is_the_one_that_the_view_shows(mountable: Path, job: Job) ->
     found, inodes = run(asked(job, mountable / "view", paths))
     assert inodes == [(job.files.plain / os.fsdecode(path)).lstat().st_ino for path in paths]
     assert len(set(found)) == len(paths)
+
+
+def test_a_directory_is_told_by_what_is_below_it(mountable: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_about: list[bytes] = []
+    ask = sealed_paths._ask
+
+    def noted(connection: socket.socket, request: bytes) -> str:
+        asked_about.append(request)
+        return ask(connection, request)
+
+    monkeypatch.setattr(sealed_paths, "_ask", noted)
+    alone, _ = run(asked(job, mountable / "one", [b"backup/a/b"]))
+    together, _ = run(asked(job, mountable / "two", [b"backup", b"backup/a", b"backup/a/b", b"backup/a-b", b"backup/a/b/c/d"]))
+    assert together[2] == alone[0]
+    assert together == [together[4][: len(path)] if path != together[3] else path for path in together]
+    assert len(asked_about) == 3
 
 
 def test_the_paths_need_not_exist(mountable: Path, job: Job) -> None:

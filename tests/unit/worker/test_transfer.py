@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Running rsync, with the real one: that its commands do what core.rsync says, and that what it prints is read rightly."""
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from offsited.core.rsync import Place
 from offsited.core.rsync_output import Topmost, obstacles, parse_listed
 from offsited.errors import JobFailed
 from offsited.worker import transfer
-from offsited.worker.transfer import TransferFailed, Transfers
+from offsited.worker.gauge import Gauge
+from offsited.worker.transfer import TransferFailed, Transfers, abreast
 
 from .conftest import TOOLS, run
 
@@ -81,15 +83,24 @@ def tree(top: Path) -> dict[bytes, tuple[int, int, bytes]]:
     return found
 
 
-def listed_all(transfers: Transfers, sides: Sides, without: bytes = b"NOTHING") -> Path:
+@pytest.fixture(params=[rsync.ARGUMENTS_MAX, 0], ids=["arguments", "file"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a command line or in a file: each test of what a list does."""
+    monkeypatch.setattr(rsync, "ARGUMENTS_MAX", request.param)
+
+
+by_list = pytest.mark.usefixtures("way")
+
+
+def listed_all(transfers: Transfers, sides: Sides, without: bytes = b"NOTHING") -> rsync.Listed:
     """A list of everything in the view but for one directory."""
     paths = sorted(path for path in tree(sides.view) if not path.startswith(without))
-    return transfers.list_file(b"./" + path for path in paths)  # else rsync takes what begins with # for a comment
+    return transfers.listed(b"./" + path for path in paths)  # else rsync takes what begins with # for a comment
 
 
 def send(transfers: Transfers, sides: Sides, without: bytes = b"NOTHING") -> None:
     command = rsync.send_listed(TOOLS.rsync, sides.view, sides.place, listed_all(transfers, sides, without))
-    run(transfers.counted(command, Progress(Phase.SENDING), capabilities=sides.place.capabilities))
+    run(transfers.counted(command, Gauge(transfers.report, Progress(Phase.SENDING)), capabilities=sides.place.capabilities))
 
 
 def listed_there(transfers: Transfers, sides: Sides) -> list[bytes]:
@@ -99,6 +110,7 @@ def listed_there(transfers: Transfers, sides: Sides) -> list[bytes]:
     return [path for line in lines if (path := parse_listed(line)) not in {None, b"."}]  # type: ignore[misc]
 
 
+@by_list
 def test_a_tree_arrives_and_nothing_goes(transfers: Transfers, sides: Sides) -> None:
     make(sides.view, *NAMES, "d/x", "d/y", "OFF/secret")
     make(sides.current, "old", "d/old")
@@ -154,14 +166,17 @@ def test_a_listing_names_everything_that_is_there(transfers: Transfers, sides: S
     assert tree(sides.current) == before, "a listing changes nothing"
 
 
+@by_list
 def test_a_list_is_deleted_and_nothing_else(transfers: Transfers, sides: Sides) -> None:
     make(sides.view, "keep", "both/keep")
     make(sides.current, "keep", "both/keep", *(b"both/" + name for name in NAMES), "gone/a/b", "unlisted/x")
     send(transfers, sides)
-    listed = transfers.list_file([*(b"both/" + name for name in NAMES), b"gone"])
+    listed = transfers.listed([*(b"both/" + name for name in NAMES), b"gone"])
     run(
         transfers.counted(
-            rsync.delete_listed(TOOLS.rsync, sides.view, sides.place, listed), Progress(Phase.DELETING), capabilities=rsync.WRITING_FILES
+            rsync.delete_listed(TOOLS.rsync, sides.view, sides.place, listed),
+            Gauge(transfers.report, Progress(Phase.DELETING)),
+            capabilities=rsync.WRITING_FILES,
         )
     )
     assert set(tree(sides.current)) == {b"keep", b"both", b"both/keep", b"unlisted", b"unlisted/x"}
@@ -169,22 +184,55 @@ def test_a_list_is_deleted_and_nothing_else(transfers: Transfers, sides: Sides) 
     assert {path.rstrip(b"/") for path in transfers.tally.deleted} >= {b"gone", b"both/plain"}
 
 
+@by_list
 def test_what_the_view_has_is_not_deleted_even_if_listed(transfers: Transfers, sides: Sides) -> None:
     make(sides.view, "keep", "d/keep")
     send(transfers, sides)
-    listed = transfers.list_file([b"keep", b"d"])
+    listed = transfers.listed([b"keep", b"d"])
     run(transfers.run(rsync.delete_listed(TOOLS.rsync, sides.view, sides.place, listed)))
     assert set(tree(sides.current)) == {b"keep", b"d", b"d/keep"}
+
+
+def test_what_is_constant_gets_its_time_and_is_not_sent_again(transfers: Transfers, sides: Sides) -> None:
+    """A content that a path determines is what it was, if it is as long."""
+    make(sides.view, "d/iv", "d/new")
+    make(sides.current, "d/iv")
+    (sides.current / "d/iv").write_bytes(b"CONTENT OF d/iv")
+    command = rsync.send_listed(TOOLS.rsync, sides.view, sides.place, [b"d/iv", b"d/new"], constant=True)
+    run(transfers.run(command, capabilities=sides.place.capabilities))
+    assert (sides.current / "d/iv").read_bytes() == b"CONTENT OF d/iv"
+    assert (sides.current / "d/new").read_bytes() == b"content of d/new"
+    assert (sides.current / "d/iv").stat().st_mtime_ns == (sides.view / "d/iv").stat().st_mtime_ns
+    assert (sides.current / "d").stat().st_mtime_ns == (sides.view / "d").stat().st_mtime_ns
+
+
+def test_as_many_paths_as_are_let_into_a_command_line(transfers: Transfers, sides: Sides) -> None:
+    """The kernel takes them all, long ones and short ones."""
+    for length in (1, 10, 255):
+        count = rsync.ARGUMENTS_MAX // rsync.argument(length)
+        listed = transfers.listed([b"d" * length] * count)
+        assert not isinstance(listed, Path)
+        assert isinstance(transfers.listed([b"d" * length] * (count + 1)), Path)
+        (sides.view / ("d" * length)).touch()
+        run(transfers.run(rsync.send_listed(TOOLS.rsync, sides.view, sides.place, listed), capabilities=sides.place.capabilities))
+        assert (sides.current / ("d" * length)).exists()
 
 
 def test_deleting_by_example(transfers: Transfers, sides: Sides, tmp_path: Path) -> None:
     make(sides.current, "d/gone/x", "d/keep", "keep")
     make(tmp_path / "example", "d/")
     listed = transfers.list_file([b"d/gone"])
-    run(transfers.counted(rsync.delete_by_example(TOOLS.rsync, tmp_path / "example", sides.place, listed), Progress(), capabilities=()))
+    run(
+        transfers.counted(
+            rsync.delete_by_example(TOOLS.rsync, tmp_path / "example", sides.place, listed),
+            Gauge(transfers.report, Progress()),
+            capabilities=(),
+        )
+    )
     assert set(tree(sides.current)) == {b"d", b"d/keep", b"keep"}
 
 
+@by_list
 def test_a_directory_that_stands_in_the_way(transfers: Transfers, sides: Sides) -> None:
     """Sending leaves it alone and says so; replacing takes the listed one alone."""
     make(sides.view, b"\xff way", "other")
@@ -193,22 +241,24 @@ def test_a_directory_that_stands_in_the_way(transfers: Transfers, sides: Sides) 
         send(transfers, sides)
     assert obstacles(caught.value.complaints) == ([b"\xff way"], True)
     assert (sides.current / os.fsdecode(b"\xff way") / "full").exists()
-    listed = transfers.list_file([b"\xff way"])
+    listed = transfers.listed([b"\xff way"])
     run(transfers.run(rsync.send_listed(TOOLS.rsync, sides.view, sides.place, listed, force=True), capabilities=rsync.WRITING_FILES))
     assert (sides.current / os.fsdecode(b"\xff way")).is_file()
     assert (sides.current / "unlisted/full").exists()
 
 
+@by_list
 def test_an_empty_list_sends_nothing(transfers: Transfers, sides: Sides) -> None:
     make(sides.view, "x")
-    run(transfers.run(rsync.send_listed(TOOLS.rsync, sides.view, sides.place, transfers.list_file([]))))
+    run(transfers.run(rsync.send_listed(TOOLS.rsync, sides.view, sides.place, transfers.listed([]))))
     assert tree(sides.current) == {}
 
 
+@by_list
 def test_what_is_listed_and_not_there_is_a_failure_that_leaves_the_target_alone(transfers: Transfers, sides: Sides) -> None:
     make(sides.view, "d/x")
     make(sides.current, "d/gone")
-    command = rsync.send_listed(TOOLS.rsync, sides.view, sides.place, transfers.list_file([b"d", b"d/gone", b"d/x"]))
+    command = rsync.send_listed(TOOLS.rsync, sides.view, sides.place, transfers.listed([b"d", b"d/gone", b"d/x"]))
     with pytest.raises(TransferFailed) as caught:
         run(transfers.run(command, capabilities=sides.place.capabilities))
     assert caught.value.reason == Reason.RSYNC_PARTIAL
@@ -330,13 +380,14 @@ def test_a_program_that_is_not_there(transfers: Transfers, tool: str) -> None:
     assert caught.value.reason == Reason.RSYNC_MISSING
 
 
+@by_list
 def test_progress_follows_what_rsync_says(transfers: Transfers, sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Progress] = []
     monkeypatch.setattr(transfers.report, "progress", told.append)
     make(sides.view, *(f"d/f{number}" for number in range(50)))
     start = Progress(Phase.SENDING, bytes_total=999, entries_total=51)
     command = rsync.send_listed(TOOLS.rsync, sides.view, sides.place, listed_all(transfers, sides))
-    run(transfers.counted(command, start, capabilities=rsync.WRITING_FILES))
+    run(transfers.counted(command, Gauge(transfers.report, start), capabilities=rsync.WRITING_FILES))
     assert told[0] == start
     size = sum(len(content) for _, _, content in tree(sides.view).values())
     assert (told[-1].bytes_done, told[-1].entries_done, told[-1].bytes_total) == (
@@ -414,3 +465,74 @@ def test_each_list_is_a_file_of_its_own_for_root_alone(transfers: Transfers) -> 
     assert first != second
     assert (first.read_bytes(), second.read_bytes()) == (b"a\0\xff\n\0", b"")
     assert first.stat().st_mode & 0o077 == 0
+
+
+# --- side by side --------------------------------------------------------------------------------------------------
+
+
+def test_so_many_run_at_a_time_and_the_next_begins_when_one_ends() -> None:
+    running: list[int] = []
+    most: list[int] = []
+
+    async def one(number: int) -> None:
+        running.append(number)
+        most.append(len(running))
+        await asyncio.sleep(0.01 * (number % 3))
+        running.remove(number)
+
+    run(abreast((one(number) for number in range(9)), 2))
+    assert (len(most), max(most), running) == (9, 2, [])
+
+
+def test_what_fails_ends_the_others_and_lets_none_begin() -> None:
+    begun: list[int] = []
+    ended: list[int] = []
+
+    async def one(number: int) -> None:
+        begun.append(number)
+        try:
+            await asyncio.sleep(0.01 if number == 1 else 60)
+            raise JobFailed(Reason.RSYNC_FAILED)
+        finally:
+            ended.append(number)
+
+    with pytest.raises(JobFailed):
+        run(abreast((one(number) for number in range(9)), 2))
+    assert (begun, sorted(ended)) == ([0, 1], [0, 1])
+
+
+def test_whoever_is_cancelled_ends_all_of_them() -> None:
+    ended: list[int] = []
+
+    async def one(number: int) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(number)
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(abreast((one(number) for number in range(9)), 2))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait({task})
+
+    run(cancelled())
+    assert sorted(ended) == [0, 1]
+
+
+def test_a_gauge_shows_what_runs_and_what_is_done(transfers: Transfers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an attempt told goes with it: the next one tells it again."""
+    told: list[Progress] = []
+    monkeypatch.setattr(transfers.report, "progress", told.append)
+    gauge = Gauge(transfers.report, Progress(Phase.SENDING, bytes_total=100, entries_total=10))
+    with gauge.transfer() as first:
+        first(10, 1)
+        with gauge.transfer() as second:
+            second(5, 2)
+            assert (told[-1].bytes_done, told[-1].entries_done) == (15, 3)
+        gauge.advance(6, 2)
+        assert (told[-1].bytes_done, told[-1].entries_done) == (16, 3)
+        first(20, 4)
+    assert (told[-1].bytes_done, told[-1].entries_done) == (26, 6)
+    gauge.advance(20, 4)
+    assert told[-1] == Progress(Phase.SENDING, 26, 100, 6, 10)
