@@ -19,7 +19,7 @@ from system.remote import at_remote, forbearing
 
 from offsited.core.gocryptfs import sealed_size
 
-from . import corpus
+from . import corpus, idle
 from .figures import Figures, Watch
 from .peers import PEERS, SNAPSHOT, Failed, Offsited, Peer, Site, version_of
 
@@ -55,6 +55,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ssh", action="store_true", help="the target is at the other machine")
     parser.add_argument("--peers", type=lambda names: names.split(","), default=[])
     parser.add_argument("--without", type=lambda names: names.split(","), default=[], metavar="OPERATIONS")
+    parser.add_argument("--idle", action="store_true", help="also what offsited costs while nothing is to be done")
     return parser.parse_args()
 
 
@@ -123,6 +124,8 @@ def _operate(kind: type[Peer], top: Path, size: int, arguments: argparse.Namespa
                         attempt.to.mkdir()
                         yield operation, watch.measure(attempt.restore, scratch), attempt.trouble
                         shutil.rmtree(attempt.to)
+                if kind is Offsited and arguments.idle:
+                    _say(kind="idle", **idle.measure())
             finally:
                 peer.end()
                 if SNAPSHOT.is_mount():

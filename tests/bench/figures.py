@@ -93,11 +93,12 @@ class _Sampler(threading.Thread):
 
     def run(self) -> None:
         while not self._end.wait(_EVERY):
-            self.most = max(self.most, sum(map(_memory, _processes() - self._idle)))
+            self.most = max(self.most, sum(map(memory, _processes() - self._idle)))
         self.cost = time.thread_time()
 
 
-def _memory(process: str) -> int:
+def memory(process: str) -> int:
+    """Given the number of a process, return its bytes, shared pages divided; 0 if it is gone."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc", process, "smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

@@ -82,6 +82,10 @@ def _table(facts: list[dict[str, Any]], cells: Cells) -> Iterator[str]:
     if "changed_bytes" in corpus:
         yield ""
         yield f"Changed on the last day: {corpus['changed_bytes'] / 1000:,.1f} kB once encrypted, {corpus['changed_entries']:,} entries."
+    if found := _fact(facts, "idle"):
+        yield ""
+        yield f"offsited at rest: `offsitectl status` {found['status']:.2f} s, daemon {found['memory'] / (1 << 20):.0f} MiB, "
+        yield f"woken {found['woken']:.0f} times a minute."
     yield ""
     yield "Versions: " + "; ".join(f"{fact['peer']}: {fact['version']}" for fact in facts if fact["kind"] == "version")
     for peer in _peers(cells):
