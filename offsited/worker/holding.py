@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -88,6 +89,12 @@ class Holding:
         self.held = waiting or (self._remember(changed if wanted.changes else _NOTHING, there) if self.verdict else Held())
         self.pending.written()
 
+    @cached_property
+    def _committed(self) -> Count:
+        """What was committed last; asked for more than once, and a million rows are added up each time."""
+        totals = self.pending.ledger.totals()
+        return Count(totals.files, totals.size)
+
     def exceeds_by_deletions(self) -> bool:
         """Whether there would be fewer deletions than the limit allows if more of them were known to be renames."""
         return self._judge(None).deletions
@@ -101,8 +108,7 @@ class Holding:
     def _judge(self, there: There | None) -> Verdict:
         """What exceeds the limits, with what a comparison with the target found."""
         deleted, changed = self.pending.count(f"{DELETES} AND {_OPEN}"), self.pending.count_replaced(f"{REPLACES} AND {_OPEN}")
-        totals = self.pending.ledger.totals()
-        baseline = Baseline(Count(totals.files, totals.size), self.known)
+        baseline = Baseline(self._committed, self.known)
         if there:
             deleted, changed = _sum(deleted, there.surplus), _sum(changed, there.drift)
             baseline = baseline if self.known else Baseline(there.files, known=False)

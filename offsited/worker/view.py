@@ -82,7 +82,7 @@ async def mounted(command: Sequence[str], point: Path, file_system: str, *, key:
     await asyncio.to_thread(point.mkdir, mode=0o700)
     with _ready_signal() as ready:
         try:
-            child = await Child.start(command, on_line=process.relay, stdin=key, group=False, environment=gocryptfs.ENVIRONMENT)
+            child = await Child.start(command, on_line=process.relay, stdin=key, group=False, environment=gocryptfs.environment(_memory()))
         except OSError as error:
             raise JobFailed(Reason.GOCRYPTFS_MISSING, f"{command[0]}: {error.strerror}") from None
         death = asyncio.create_task(child.wait())
@@ -156,3 +156,8 @@ async def _ask(control: Path, question: bytes) -> bytes:
 async def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.wait({task})
+
+
+def _memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -200,3 +200,8 @@ def test_what_is_kept_for_a_name_proves_itself() -> None:
 )
 def test_what_belongs_to_a_path_alone(path: str, directory: bool, found: tuple[str, ...]) -> None:  # noqa: FBT001
     assert gocryptfs.own_companions(path, directory=directory) == found
+
+
+@pytest.mark.parametrize(("memory", "limit"), [(1 << 30, 256 << 20), (4 << 30, 512 << 20), (64 << 30, 8 << 30)])
+def test_a_mount_takes_its_share_of_the_memory(memory: int, limit: int) -> None:
+    assert gocryptfs.environment(memory) == {"GOGC": "400", "GOMEMLIMIT": str(limit)}
