@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Transfers side by side, cut anywhere: each day comes out as if there were one."""
+
+import os
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from offsited.core.outcome import Reason
+from offsited.worker import outgoing
+
+from .machine import Machine, done, failed, holds
+
+_LATER = 10_000_000_000
+"""Nanoseconds that a view's IV is younger than its directory."""
+
+
+@pytest.fixture(autouse=True)
+def cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transfers of a few entries each."""
+    monkeypatch.setattr(outgoing, "_WORTHWHILE", 1)
+    monkeypatch.setattr(outgoing, "BATCH", 9)
+
+
+def plant(top: Path, chance: random.Random) -> Path:
+    directories = [top]
+    for number in range(40):
+        made = chance.choice(directories) / f"d{number}"
+        made.mkdir()
+        directories.append(made)
+        for name in range(chance.randrange(8)):
+            (made / f"f{name}").write_bytes(chance.randbytes(chance.randrange(5000)))
+    for path in chance.sample(directories[1:], 5):
+        (path / ("long" * 60)).write_text("of a long name")
+        (path / "soft").symlink_to("nowhere")
+        (path / "one").write_text("two names")
+        os.link(path / "one", path / "two")
+    return top
+
+
+def edit(top: Path, chance: random.Random) -> Path:
+    """As programs do it: no file of an older snapshot is written into."""
+    directories = [Path(directory) for directory, _, _ in os.walk(top)][1:]
+    for directory in directories:
+        for path in sorted(directory.iterdir()):
+            if path.is_dir() or path.is_symlink():
+                continue
+            match chance.randrange(12):
+                case 0:
+                    path.unlink()
+                case 1:
+                    path.rename(path.with_name(path.name[:50] + "-renamed"))
+                case 2 | 3 | 4 | 5:
+                    path.unlink()
+                    path.write_bytes(chance.randbytes(chance.randrange(5000)))
+        (directory / f"new{chance.randrange(9)}").write_text("new")
+    moved = chance.choice([path for path in directories if path.parent != top])
+    moved.rename(top / f"moved-{moved.name}-{chance.randrange(99)}")
+    return top
+
+
+def times(top: Path) -> Counter[tuple[bool, int]]:
+    """How often each time of a directory, or of something else, is there."""
+    found: Counter[tuple[bool, int]] = Counter()
+    for directory, _, names in os.walk(top):
+        found[True, os.lstat(directory).st_mtime_ns] += 1
+        for name in names:
+            if name != "gocryptfs.diriv" and not name.endswith(".name"):
+                found[False, os.lstat(f"{directory}/{name}").st_mtime_ns] += 1
+    return found
+
+
+def mirrored(machine: Machine, snapshot: Path) -> None:
+    holds(machine, snapshot)
+    with machine.disk() as home:
+        size = len(times(snapshot))
+        (backup,) = [path for path in (home / "current").iterdir() if path.is_dir() and len(times(path)) >= size]
+        assert times(backup) == times(snapshot)
+        ivs = {Path(directory) / "gocryptfs.diriv": os.lstat(directory).st_mtime_ns + _LATER for directory, _, _ in os.walk(backup)}
+        assert {path: path.stat().st_mtime_ns for path in ivs} == ivs, "as in the view"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_day_is_mirrored(machine: Machine, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    snapshot = plant(machine.snapshot("2026-11-20"), chance)
+    done(machine.sync())
+    mirrored(machine, snapshot)
+    for day in (21, 22):
+        snapshot = edit(machine.copy(snapshot, f"2026-11-{day}"), chance)
+        done(machine.sync())
+        mirrored(machine, snapshot)
+
+
+def test_a_lane_that_fails_ends_the_other_and_the_next_sync_mends_it(machine: Machine) -> None:
+    chance = random.Random(7)  # noqa: S311 - no secret
+    first = plant(machine.snapshot("2026-11-20"), chance)
+    done(machine.sync())
+    second = edit(machine.copy(first, "2026-11-21"), chance)
+    calls = machine.top / "calls"
+    machine.tool("rsync", f'echo >>{calls}; [ "$(wc -l <{calls})" -lt 14 ] || exit 1; exec rsync "$@"')
+    failed(machine.sync(), Reason.RSYNC_FAILED)
+    assert len(calls.read_text().splitlines()) >= 14
+    machine.settings.clear()
+    done(machine.sync())
+    mirrored(machine, second)
