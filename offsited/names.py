@@ -111,6 +111,11 @@ def ask_unit(vault: str) -> str:
     return f"offsited-ask-{vault}.service"
 
 
+def clear_unit(device: str) -> str:
+    """The short unit that takes away what is left of disks that were pulled out: a device of the kernel's that lies on nothing any more."""
+    return f"offsited-clear-{device}.service"
+
+
 def prepare_unit(vault: str) -> str:
     """The unit that makes the file system of a vault's disk target, or looks whether it can."""
     return f"offsited-prepare-{vault}.service"

@@ -21,6 +21,7 @@ Property = tuple[str, str, object]
 PYTHON: Final = "/usr/bin/python3"
 WORKER: Final = (PYTHON, "-I", "-m", "offsited.worker")
 PREPARER: Final = (PYTHON, "-I", "-m", "offsited.worker.preparation")
+CLEARER: Final = (PYTHON, "-I", "-m", "offsited.worker.releasing")
 
 NOTIFIER: Final = (PYTHON, "-I", "-m", "offsited.notices")
 TELL, START, SKIPPED = "tell", "start", "skipped"
@@ -34,6 +35,9 @@ _MOUNTING: Final = ("SYS_ADMIN", "DAC_READ_SEARCH", "SETPCAP")
 _WRITING_FILES: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "MKNOD")
 _RESTORING: Final = ("SETFCAP", "LINUX_IMMUTABLE", "SYS_RESOURCE")
 
+_MADE_OF_DISKS: Final = (("/dev/mapper/control", "rw"), ("block-md", "rw"))
+_TAKING_APART: Final = ("-/run/lvm", "-/run/mdadm")
+"""What LVM and mdadm note about what is there."""
 _PREPARING: Final = ("SYS_ADMIN", "SYS_RAWIO", "SYS_RESOURCE", "SYS_NICE", "IPC_LOCK", "MKNOD", "DAC_OVERRIDE", "CHOWN", "FOWNER")
 _SECOND: Final = 1_000_000
 WATCHDOG_USEC: Final = 300 * _SECOND
@@ -213,6 +217,30 @@ def ask_unit(vault: Vault) -> UnitSpec:
             ("Slice", "s", names.SLICE),
             ("LimitCORE", "t", 0),
             ("UMask", "u", 0o077),
+        ),
+    )
+
+
+def clear_unit(vault: str, device: str) -> UnitSpec:
+    """The short unit that takes away what is left of disks that were pulled out, and has udev look again at those that came back."""
+    return UnitSpec(
+        names.clear_unit(device),
+        (
+            ("Description", "s", f"offsited: clearing away {device} of vault {vault}, whose disks are gone"),
+            ("Type", "s", "exec"),
+            ("ExecStart", "a(sasb)", [(PYTHON, [*CLEARER, device], False)]),
+            ("AddRef", "b", True),
+            ("RuntimeMaxUSec", "t", 120 * _SECOND),
+            ("ReadWritePaths", "as", list(_TAKING_APART)),
+            ("LogExtraFields", "aay", [f"{names.FIELD_VAULT}={vault}".encode()]),
+            ("CapabilityBoundingSet", "t", capability_mask(("SYS_ADMIN",))),
+            ("DevicePolicy", "s", "closed"),
+            ("DeviceAllow", "a(ss)", list(_MADE_OF_DISKS)),
+            ("PrivateNetwork", "b", True),
+            ("RestrictAddressFamilies", "(bas)", (True, ["AF_UNIX"])),
+            ("PrivateTmp", "b", True),
+            ("SystemCallFilter", "(bas)", (True, ["@system-service"])),
+            *(setting for setting in _SANDBOX if setting[0] != "ProtectKernelTunables"),  # udev is told through sysfs
         ),
     )
 

@@ -15,6 +15,7 @@ from typing import Final
 
 import pyudev
 
+from offsited import layers
 from offsited.core.config import DiskTarget
 
 _log = logging.getLogger(__name__)
@@ -36,6 +37,10 @@ class _FileSystem:
     arrival: str
     """The device's own number, never used twice in one boot: another one each time that a medium is put in or a device is made."""
 
+    def is_of(self, target: DiskTarget) -> bool:
+        """Whether it is a target's."""
+        return self.uuid.lower() == target.uuid.lower() if target.uuid is not None else self.label == target.label
+
 
 def _nobody() -> None:
     return
@@ -49,6 +54,7 @@ class Udev:
         self._context = pyudev.Context()
         self._boot = _BOOT_ID.read_text("ascii").strip()
         self._found: dict[str, _FileSystem] = {}
+        self._hollow: frozenset[str] = frozenset()
         self._monitor = pyudev.Monitor.from_netlink(self._context, "udev")
         self._monitor.filter_by("block")
 
@@ -59,6 +65,7 @@ class Udev:
         asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._drain)
         for device in self._context.list_devices(subsystem="block"):
             self._take(device)
+        self._look_below()
 
     def present(self, target: DiskTarget) -> bool:
         """Whether the target's file system is on a device that is there."""
@@ -75,13 +82,19 @@ class Udev:
         found = self._of(target)
         return "" if not found or self.cloned(target) else f"{self._boot}:{min(one.arrival for one in found)}"
 
+    def hollow(self, target: DiskTarget) -> str:
+        """The kernel's name of a device that has the target's file system and lies on nothing any more; "" = there is none."""
+        return next((Path(path).name for path in sorted(self._hollow) if self._found[path].is_of(target)), "")
+
     def _of(self, target: DiskTarget) -> list[_FileSystem]:
-        if target.uuid is not None:
-            return [one for one in self._found.values() if one.uuid.lower() == target.uuid.lower()]
-        return [one for one in self._found.values() if one.label == target.label]
+        return [one for path, one in self._found.items() if path not in self._hollow and one.is_of(target)]
+
+    def _look_below(self) -> None:
+        """No event tells of what lies on disks that go."""
+        self._hollow = frozenset(path for path in self._found if layers.is_hollow(Path(path)))
 
     def _drain(self) -> None:
-        before = dict(self._found)
+        before = dict(self._found), self._hollow
         try:
             for _ in range(_AT_ONCE):
                 device = self._monitor.poll(timeout=0)
@@ -93,11 +106,17 @@ class Udev:
             self._found = {}
             for device in self._context.list_devices(subsystem="block"):
                 self._take(device)
-        if self._found != before:
+        self._look_below()
+        if (self._found, self._hollow) != before:
             self._on_change()
 
     def _take(self, device: pyudev.Device) -> None:
-        """A loop device that is detached does not go: it changes, and has no file system any more."""
+        """A loop device that is detached does not go: it changes, and has no file system any more.
+
+        Of an array whose disks are gone mdadm(8) says that it goes, and it does not as long as it is in use.
+        """
+        if device.action == "remove" and device.sys_path in self._found and layers.is_hollow(Path(device.sys_path)):
+            return
         get = device.properties.get
         uuid, label = get("ID_FS_UUID", ""), get("ID_FS_LABEL", "")
         holds = (uuid or label) and get("ID_FS_USAGE", _FILE_SYSTEM) == _FILE_SYSTEM

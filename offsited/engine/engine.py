@@ -18,6 +18,7 @@ from offsited.core.record import WRITING, JobRecord, Kind, Options
 from offsited.core.unit import UnitEnd
 from offsited.engine.arrivals import Arrivals
 from offsited.engine.awake import Awake
+from offsited.engine.clearing import Clearing
 from offsited.engine.jobs import Job, Jobs, now
 from offsited.engine.known import KnownVault
 from offsited.engine.outside import Announcer, Disks, Keys, Sleep, Units
@@ -84,6 +85,7 @@ class Engine:
         self._teller = Teller(store, units)
         self.jobs = Jobs(units, announcer, Awake(sleep), self._job_ended)
         self._arrivals = Arrivals(disks, self.jobs, self.sync)
+        self._clearing = Clearing(disks, units, self.jobs)
 
     # --- what is known ---------------------------------------------------------------------------------------------
 
@@ -468,14 +470,17 @@ class Engine:
             self._teller.ended(vault, record.job)
         vault.take(record)
         vault.files.prune_records(vault.kept)
+        target = vault.config.find_target(record.target)
+        if isinstance(target, DiskTarget):
+            self._clearing.look(vault.name, target)
         if not job.writes:
             self._announcer.target_changed(vault, record.target, *_CHECKED)
             return
         self._announcer.vault_changed(vault, "Job", "LastJob", "LastOutcome", "LastReason")
         self._announcer.target_changed(vault, record.target, *_SYNCED)
-        for target in vault.config.target:  # a seed and its heirs live one life
-            if target.name != record.target:
-                self._announcer.target_changed(vault, target.name, "Stage")
+        for kin in vault.config.target:  # a seed and its heirs live one life
+            if kin.name != record.target:
+                self._announcer.target_changed(vault, kin.name, "Stage")
         self._arrivals.again(vault)
         if record.kind is Kind.SYNC and record.newer and record.outcome in {Outcome.DONE, Outcome.PARTIAL}:
             self._again(record)
@@ -501,8 +506,10 @@ class Engine:
     def _look_at_disks(self, *, heed: bool) -> None:
         for vault in self.vaults():
             for target in vault.config.target:
-                if isinstance(target, DiskTarget) and self._arrivals.look(vault, target, heed=heed):
-                    self._announcer.target_changed(vault, target.name, "State")
+                if isinstance(target, DiskTarget):
+                    if self._arrivals.look(vault, target, heed=heed):
+                        self._announcer.target_changed(vault, target.name, "State")
+                    self._clearing.look(vault.name, target)
 
 
 def _refusal(vault: KnownVault, target: str, reason: Reason) -> OffsitedError:

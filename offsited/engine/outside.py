@@ -89,6 +89,9 @@ class Disks(Protocol):
         """Return what tells one arrival of the target's file system from another, also across a restart of the daemon; "" = it is not
         there, or cloned."""
 
+    def hollow(self, target: DiskTarget) -> str:
+        """Return the kernel's name of a device that has the target's file system while all that it lies on is gone; "" = there is none."""
+
 
 class Sleep(Protocol):
     """Whoever puts this machine to sleep and shuts it down."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from offsited import names
+from offsited import layers, names
 from offsited.core import config
 from offsited.core.commit import Commit, parse_commit
 from offsited.core.config import DiskTarget, Notify, Vault
@@ -16,7 +16,7 @@ from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import WRITING, JobRecord, Kind
 from offsited.core.seeding import Life, in_transit
 from offsited.errors import ConfigInvalid
-from offsited.notices import arrays, locks
+from offsited.notices import locks
 from offsited.spool import moment
 from offsited.store import Store, VaultFiles
 
@@ -73,7 +73,7 @@ def _targets(
 
 def _target(files: VaultFiles, name: str, limit: int, done: JobRecord | None, device: Path | None) -> TargetFacts:
     commit = _commit(files.target(name) / COMMIT_FILE)
-    lacking = arrays.lacking(device) if device else None
+    lacking = layers.lacking(device) if device else None
     dated = commit.snapshot_dated if commit else 0
     return TargetFacts(name, limit, done, dated, intact=commit is not None or done is None, lacking=lacking)
 

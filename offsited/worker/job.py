@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from offsited import names
+from offsited import layers, names
 from offsited.core import config
 from offsited.core.outcome import Outcome, Reason, exit_status
 from offsited.core.record import JobRecord, Options
@@ -84,7 +84,8 @@ def _device_of(target: config.DiskTarget | config.SshTarget) -> str:
 
 def _is_lost(disk: str) -> bool:
     """Whether a disk that was there is there no more: whatever else went wrong comes from that."""
-    return bool(disk) and not os.path.exists(disk)
+    node = layers.node_of(Path(disk))
+    return bool(disk) and (not os.path.exists(disk) or (node is not None and layers.is_hollow(node)))
 
 
 async def _until_cancelled(work: Coroutine[Any, Any, Ending]) -> Ending:

@@ -23,14 +23,15 @@ def _within(path: Path) -> str:
 BELOW: dict[str, set[str]] = {
     "names": set(),
     "errors": {"names"},
+    "layers": set(),
     "core": {"names", "errors"},
     "store": {"names", "errors", "core"},
     "spool": {"names", "errors", "core", "store"},
-    "notices": {"names", "errors", "core", "store", "spool"},
+    "notices": {"layers", "names", "errors", "core", "store", "spool"},
     "engine": {"names", "errors", "core", "store", "spool"},
-    "edge": {"names", "errors", "core", "engine", "store"},
+    "edge": {"layers", "names", "errors", "core", "engine", "store"},
     "daemon": {"names", "errors", "core", "engine", "edge", "store"},
-    "worker": {"names", "errors", "core", "store"},
+    "worker": {"layers", "names", "errors", "core", "store"},
     "ctl": {"names", "errors", "core", "store"},
 }
 """What each part may import beside itself."""

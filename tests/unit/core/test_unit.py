@@ -31,7 +31,8 @@ def properties(spec: unit.UnitSpec) -> dict[str, object]:
 
 TARGETS: tuple[config.DiskTarget | config.SshTarget, ...] = (DISK, SSH)
 SPECS = [unit.job_unit(record(kind), vault(), target, DIRECTORY) for kind in Kind if kind is not Kind.MOUNT for target in TARGETS] + [
-    unit.prove_unit("home")
+    unit.prove_unit("home"),
+    unit.clear_unit("home", "dm-0"),
 ]
 
 
@@ -221,6 +222,13 @@ def test_what_somebody_else_has_mounted_is_writable_to_those_who_write(kind: Kin
     lent = DISK.model_copy(update={"path": "/mnt/offsite"})
     found = properties(unit.job_unit(record(kind), vault(), lent, DIRECTORY))["ReadWritePaths"]
     assert found == [DIRECTORY, "-/mnt/offsite"] if writable else [DIRECTORY]
+
+
+def test_who_clears_away_what_is_left_of_disks_may_touch_nothing_else() -> None:
+    control, arrays = ("/dev/mapper/control", "rw"), ("block-md", "rw")
+    clear = properties(unit.clear_unit("home", "dm-0"))
+    assert clear["DeviceAllow"] == [control, arrays]
+    assert clear["CapabilityBoundingSet"] == _bits(SYS_ADMIN)
 
 
 def test_an_adoption_may_fetch_owners_and_nodes_and_write_nowhere_else() -> None:
