@@ -105,7 +105,7 @@ def job_unit(record: JobRecord, vault: Vault, target: DiskTarget | SshTarget, di
             ("Nice", "i", 5),
             ("RuntimeDirectory", "as", [names.runtime_directory(record.unit)]),
             ("RuntimeDirectoryMode", "u", 0o700),
-            ("ReadWritePaths", "as", [directory, *_mounted_for_writing(record.kind, target)]),
+            ("ReadWritePaths", "as", [directory, *_written(record.kind, target)]),
             ("LogExtraFields", "aay", _journal_fields(record)),
             ("CapabilityBoundingSet", "t", capability_mask(_capabilities(record.kind, target))),
             ("DevicePolicy", "s", "closed"),
@@ -311,14 +311,22 @@ def _devices(kind: Kind, target: DiskTarget | SshTarget) -> list[tuple[str, str]
     devices = [("/dev/fuse", "rw")]
     if isinstance(target, DiskTarget):
         devices.append((target.device, "rw"))
+    if _takes_apart(kind, target):
+        devices += _MADE_OF_DISKS
     if isinstance(target, DiskTarget) or kind is not Kind.SYNC:
         devices += [("block-*", "m"), ("char-*", "m")]
     return devices
 
 
-def _mounted_for_writing(kind: Kind, target: DiskTarget | SshTarget) -> list[str]:
-    """The mount point of a disk that somebody else has mounted; it may be missing."""
-    return [f"-{target.path}"] if isinstance(target, DiskTarget) and target.path and kind in WRITING else []
+def _written(kind: Kind, target: DiskTarget | SshTarget) -> list[str]:
+    """What may be missing: the mount point of a disk that somebody else has mounted, and what a seal needs to take apart an array."""
+    point = [f"-{target.path}"] if isinstance(target, DiskTarget) and target.path and kind in WRITING else []
+    return [*point, *(_TAKING_APART if _takes_apart(kind, target) else ())]
+
+
+def _takes_apart(kind: Kind, target: DiskTarget | SshTarget) -> bool:
+    """Whether the volume and the array are taken apart in the end; those below what somebody else has mounted are not ours to take."""
+    return kind is Kind.SEAL and isinstance(target, DiskTarget) and target.path is None
 
 
 def _families(target: DiskTarget | SshTarget) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from offsited import names
 from offsited.core.config import DiskTarget
-from offsited.core.record import Options
+from offsited.core.record import Kind, Options
 from offsited.engine.jobs import Jobs, now
 from offsited.engine.known import KnownVault
 from offsited.engine.outside import Disks
@@ -78,9 +78,9 @@ class Arrivals:
                 del kept[key]
 
     def _gone(self, vault: str, target: str) -> None:
-        """Whoever works with the disk need not find out by errors, one by one."""
+        """Whoever works with the disk need not find out by errors, one by one. A seal lets go of it by itself, and has not ended then."""
         for job in self._jobs.running():
-            if (job.record.vault, job.record.target) == (vault, target):
+            if (job.record.vault, job.record.target) == (vault, target) and job.record.kind is not Kind.SEAL:
                 _log.error("vault %s: the disk of target %s went away in job %d", vault, target, job.number, extra=_fields(vault, target))
                 self._spawn(self._jobs.cancel(job))
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from offsited import names
+from offsited import layers, names
 from offsited.core import rsync
 from offsited.core.config import DiskTarget
 from offsited.core.outcome import Reason
 from offsited.core.rsync import Place
-from offsited.errors import JobFailed
-from offsited.worker import mounts, process
+from offsited.errors import Failed, JobFailed
+from offsited.worker import mounts, process, releasing
 from offsited.worker.job import Job
 from offsited.worker.target import SMALL, Found
 from offsited.worker.transfer import Transfers
@@ -74,16 +74,27 @@ class Disk:
         if not self.point.exists():
             await asyncio.to_thread(self._show, _open_or_make, writing=True)
 
-    def let_go(self) -> None:
-        """Unmount it, and see that nobody else has it mounted. Raise JobFailed. One that somebody else has mounted stays so."""
+    async def let_go(self) -> None:
+        """Unmount it, see that nobody else has it mounted, and take apart what it lies on. Raise JobFailed.
+
+        One that somebody else has mounted stays so.
+        """
         try:
-            mounts.unmount(self.point)
-            mounts.unmount(self.root)
-            if not self.lent:
-                # Whoever has a file system mounted has claimed its device, in whatever mount namespace. open(2), O_EXCL.
-                os.close(os.open(self.device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+            await asyncio.to_thread(self._unmount)
+            node = None if self.lent else layers.node_of(Path(self.device))
+            if node is not None:
+                await releasing.release(node)
         except OSError as error:
             raise JobFailed(Reason.TARGET_BUSY, f"{self.device}: {error.strerror}") from error
+        except Failed as error:
+            raise JobFailed(Reason.TARGET_BUSY, error.message) from error
+
+    def _unmount(self) -> None:
+        mounts.unmount(self.point)
+        mounts.unmount(self.root)
+        if not self.lent:
+            # Whoever has a file system mounted has claimed its device, in whatever mount namespace. open(2), O_EXCL.
+            os.close(os.open(self.device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
 
     async def flush(self) -> None:
         """syncfs(2)."""

@@ -64,7 +64,9 @@ async def _supervised(report: Report, store: Store, body: Body) -> Ending:
             return (Outcome.FAILED, Reason.TARGET_LOST) if _is_lost(disk) else (Outcome.CANCELED, Reason.CANCELED)
         except JobFailed as error:
             report.remark(error.detail)
-            return Outcome.FAILED, Reason.TARGET_LOST if _is_lost(disk) else Reason(error.reason)
+            reason = Reason(error.reason)
+            lost = reason is not Reason.TARGET_BUSY and _is_lost(disk)  # a seal that has let go of a part of it
+            return Outcome.FAILED, Reason.TARGET_LOST if lost else reason
         except (ConfigInvalid, NoSuchVault, NoSuchTarget) as error:
             report.remark(error.message)
             return Outcome.FAILED, Reason.CONFIG_INVALID

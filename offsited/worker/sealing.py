@@ -32,5 +32,5 @@ async def seal(job: Job) -> Ending:
         return Outcome.PARTIAL, Reason.VERIFIED_DIFFERENT
     await reached.flush()
     if isinstance(reached, Disk):
-        await asyncio.to_thread(reached.let_go)
+        await reached.let_go()
     return DONE

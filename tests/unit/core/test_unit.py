@@ -224,8 +224,16 @@ def test_what_somebody_else_has_mounted_is_writable_to_those_who_write(kind: Kin
     assert found == [DIRECTORY, "-/mnt/offsite"] if writable else [DIRECTORY]
 
 
-def test_who_clears_away_what_is_left_of_disks_may_touch_nothing_else() -> None:
+def test_who_lets_go_of_a_disk_may_take_apart_what_lies_on_it() -> None:
+    """And whoever clears away what is left of disks, these alone. One that somebody else has mounted is left as it is."""
     control, arrays = ("/dev/mapper/control", "rw"), ("block-md", "rw")
+    seal = properties(unit.job_unit(record(Kind.SEAL), vault(), DISK, DIRECTORY))
+    assert {control, arrays, ("/dev/disk/by-label/OFFSITE", "rw")} <= set(seal["DeviceAllow"])  # type: ignore[call-overload]
+    assert seal["ReadWritePaths"] == [DIRECTORY, "-/run/lvm", "-/run/mdadm"]
+    lent = DISK.model_copy(update={"path": "/mnt/offsite"})
+    for kind, target in ((Kind.SEAL, lent), (Kind.SYNC, DISK), (Kind.VERIFY, DISK)):
+        allowed = properties(unit.job_unit(record(kind), vault(), target, DIRECTORY))["DeviceAllow"]
+        assert not {control, arrays} & set(allowed)  # type: ignore[call-overload]
     clear = properties(unit.clear_unit("home", "dm-0"))
     assert clear["DeviceAllow"] == [control, arrays]
     assert clear["CapabilityBoundingSet"] == _bits(SYS_ADMIN)

@@ -71,8 +71,8 @@ async def _settle() -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize(("kind", "cancelled"), [(Kind.SYNC, [Kind.SYNC]), (Kind.VERIFY, [Kind.VERIFY])])
-def test_a_job_ends_with_its_disk(kind: Kind, cancelled: list[Kind]) -> None:
+@pytest.mark.parametrize(("kind", "cancelled"), [(Kind.SYNC, [Kind.SYNC]), (Kind.VERIFY, [Kind.VERIFY]), (Kind.SEAL, [])])
+def test_a_job_ends_with_its_disk_but_a_seal_that_lets_go_of_it(kind: Kind, cancelled: list[Kind]) -> None:
     async def go() -> None:
         pulled = Pulled(kind)
         arrivals = Arrivals(pulled, pulled, _never)  # type: ignore[arg-type]
