@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A virtual machine: its power, commands on it, its console, its disks. qemu(1), software emulation, no network."""
+"""A virtual machine: its power, commands on it, its console, its disks, its link to another one. qemu(1), software emulation."""
 
 import base64
 import json
@@ -37,6 +37,22 @@ class Ended:
         """The last object of a command that printed --json."""
         document: dict[str, Any] = json.loads(self.stdout.splitlines()[-1])
         return document
+
+
+@dataclass(frozen=True)
+class Link:
+    """One end of a cable between two machines, the only network there is. The end that listens is switched on first."""
+
+    path: Path
+    """Of a socket."""
+    address: str
+    """Its own, with the length of the prefix."""
+    listens: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        server = "on" if self.listens else "off"
+        return ["-netdev", f"stream,id=link,addr.type=unix,addr.path={self.path},server={server}", "-device", "virtio-net-pci,netdev=link"]
 
 
 class Console:
@@ -84,9 +100,9 @@ class Console:
 class Guest:
     """One machine and its own disk. Journal and console are kept in `kept`, as long as it runs and afterwards."""
 
-    def __init__(self, made: Path, room: Path, kept: Path) -> None:
+    def __init__(self, made: Path, room: Path, kept: Path, link: Link | None = None) -> None:
         """`made`: a directory with vmlinuz, initrd.img and root.img. `room`: an empty one for what is this machine's alone."""
-        self._made, self._room, self._kept = made, room, kept
+        self._made, self._room, self._kept, self._link = made, room, kept, link
         subprocess.run(["cp", "--sparse=always", made / "root.img", room / "root.img"], check=True)
         self._boots = 0
         self.is_on = False
@@ -119,7 +135,7 @@ class Guest:
             "-chardev", f"socket,id=agent,path={ports['agent']},server=on,wait=off",
             "-device", "virtserialport,id=agent,chardev=agent,name=org.qemu.guest_agent.0",
             "-chardev", f"file,id=journal,path={name}.journal", "-device", "virtserialport,chardev=journal,name=org.offsited.journal",
-            "-qmp", f"unix:{ports['qmp']},server=on,wait=off", *drives,
+            "-qmp", f"unix:{ports['qmp']},server=on,wait=off", *drives, *(self._link.words if self._link else ()),
         ]  # fmt: skip
         with Path(f"{name}.qemu").open("wb") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -139,6 +155,9 @@ class Guest:
         self._qmp.event("VSERPORT_CHANGE", patience=PATIENCE, id="agent", open=True)
         state = self.run("systemctl", "is-system-running", "--wait").stdout.strip()
         assert state in {"running", "degraded"}, state
+        if self._link:
+            self.must("sh", "-c", 'for net in /sys/class/net/e*; do ip link set "${net##*/}" name link up; done')
+            self.must("ip", "address", "add", self._link.address, "dev", "link")
 
     def failed_units(self) -> list[str]:
         """What has failed since the boot."""
@@ -200,18 +219,22 @@ class Guest:
         script = f'exec 3< <(exec {follow}); grep --max-count=1 -e "$0" <&3; kill $!'
         return self.must("timeout", f"{PATIENCE:.0f}", "bash", "-c", script, pattern).strip()
 
+    def until(self, condition: str) -> None:
+        """Wait until a shell command succeeds: for what nobody tells of."""
+        self.must("timeout", f"{PATIENCE:.0f}", "sh", "-c", f"until {condition}; do sleep 0.3; done")
+
     def write(self, path: str, text: str) -> None:
         """Write a file, with its directories."""
         self.must("install", "-D", "-m", "0644", "/dev/stdin", path, stdin=text)
 
     # --- disks -----------------------------------------------------------------------------------------------------
 
-    def plug(self, disk: str, size: int = DISK, *, broken: int | None = None) -> str:
+    def plug(self, disk: str, size: int = DISK, *, image: Path | None = None, broken: int | None = None) -> str:
         """Plug in a disk of this serial number, an empty one if there was none; return its device once udev has seen it.
 
-        `broken`: where nothing can be written, a number of a byte.
+        `image`: what it holds, if it comes from another machine. `broken`: where nothing can be written, a number of a byte.
         """
-        image = self._disks.setdefault(disk, self._room / f"{disk}.img")
+        image = self._disks.setdefault(disk, image or self._room / f"{disk}.img")
         if not image.exists():
             with image.open("wb") as file:
                 file.truncate(size)
@@ -221,13 +244,30 @@ class Guest:
         self.must("udevadm", "wait", "--settle", f"--timeout={PATIENCE:.0f}", link)
         return self.must("realpath", link).strip()
 
-    def unplug(self, disk: str) -> None:
-        """Pull a disk out."""
-        self._qmp.call("device_del", patience=PATIENCE, id=disk)
-        self._qmp.event("DEVICE_DELETED", patience=PATIENCE, device=disk)
-        self._qmp.call("blockdev-del", patience=PATIENCE, node_name=disk)
-        del self._disks[disk]
-        self.must("udevadm", "wait", "--removed", "--settle", f"--timeout={PATIENCE:.0f}", f"/dev/disk/by-id/virtio-{disk}")
+    def pull(self, *disks: str) -> list[Path]:
+        """As `unplug`, by the one cable that all of them hang on: in the same moment none of them answers any more."""
+        self._qmp.call("stop", patience=PATIENCE)
+        for disk in disks:
+            self._qmp.call("blockdev-add", patience=PATIENCE, **_dead(disk, self._disks[disk]))
+            self._qmp.call("blockdev-reopen", patience=PATIENCE, options=[{"driver": "raw", "node-name": disk, "file": f"{disk}-dead"}])
+        self._qmp.call("cont", patience=PATIENCE)
+        images = self.unplug(*disks)
+        for disk in disks:
+            self._qmp.call("blockdev-del", patience=PATIENCE, node_name=f"{disk}-dead")
+        return images
+
+    def unplug(self, *disks: str) -> list[Path]:
+        """Pull disks out, one right after the other; return their images once udev has seen it."""
+        for disk in disks:
+            self._qmp.call("device_del", patience=PATIENCE, id=disk)
+        left = set(disks)
+        while left:
+            left.discard(self._qmp.event("DEVICE_DELETED", patience=PATIENCE).get("device", ""))
+        for disk in disks:
+            self._qmp.call("blockdev-del", patience=PATIENCE, node_name=disk)
+        links = [f"/dev/disk/by-id/virtio-{disk}" for disk in disks]
+        self.must("udevadm", "wait", "--removed", "--settle", f"--timeout={PATIENCE:.0f}", *links)
+        return [self._disks.pop(disk) for disk in disks]
 
 
 def _node(disk: str, image: Path, broken: int | None = None) -> dict[str, Any]:
@@ -236,6 +276,17 @@ def _node(disk: str, image: Path, broken: int | None = None) -> dict[str, Any]:
         fault = {"event": "write_aio", "errno": 5, "sector": broken // 512}
         file = {"driver": "blkdebug", "image": file, "inject-error": [fault]}
     return {"driver": "raw", "node_name": disk, "file": file, "cache": {"no-flush": True}}
+
+
+def _dead(disk: str, image: Path) -> dict[str, Any]:
+    """What is of a disk's size and fails whatever it is asked."""
+    fault = {"event": "none", "errno": 5}
+    return {
+        "driver": "blkdebug",
+        "node_name": f"{disk}-dead",
+        "image": {"driver": "null-co", "size": image.stat().st_size},
+        "inject-error": [fault],
+    }
 
 
 def _drive(disk: str, image: Path) -> list[str]:
@@ -252,10 +303,10 @@ def _text(encoded: str) -> str:
 
 
 @contextmanager
-def running(made: Path, room: Path, kept: Path) -> Iterator[Guest]:
+def running(made: Path, room: Path, kept: Path, link: Link | None = None) -> Iterator[Guest]:
     """A machine that is off. Afterwards it is ended, in order if it can be."""
     kept.mkdir(parents=True)
-    guest = Guest(made, room, kept)
+    guest = Guest(made, room, kept, link)
     try:
         yield guest
         if guest.is_on:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A vault on a virtual machine, made as a user makes it; somebody gets its mail."""
 
+import re
 import secrets
 from typing import Any
 
@@ -8,15 +9,16 @@ from .guest import Guest
 
 NAME = "home"
 SYNC = f"offsited-sync@{NAME}.service"
-_SNAPSHOTS = "/srv/snapshots"
+JOB = f"offsited-job-{NAME}.service"
+SNAPSHOTS = "/srv/snapshots"
 _USER = "alice"
 
 
 class Home:
     """The vault `home`. A new key takes seconds for each use, on purpose: this one's passphrase costs no time."""
 
-    def __init__(self, guest: Guest, target: str) -> None:
-        """`target`: as it is typed, NAME=SPEC."""
+    def __init__(self, guest: Guest, *targets: str) -> None:
+        """`targets`: as they are typed, NAME=SPEC."""
         self._guest = guest
         self.passphrase = secrets.token_hex(16)
         guest.must("useradd", "--create-home", _USER)
@@ -24,27 +26,27 @@ class Home:
         self.snapshot("2026-01-01")
         guest.must("mkdir", "/root/key")
         guest.must("gocryptfs", "-q", "-init", "-reverse", "-scryptn", "10", "-passfile", "/dev/stdin", "/root/key", stdin=self.passphrase)
-        source = ("--source", f"lastdst:{_SNAPSHOTS}/lastdst")
-        guest.must(
-            "offsitectl",
-            "init",
-            NAME,
-            *source,
-            "--target",
-            target,
-            "--import",
-            "/root/key",
-            "--passphrase-file",
-            "-",
-            stdin=self.passphrase,
-        )
+        chosen = [word for target in targets for word in ("--target", target)]
+        source = ["--source", f"lastdst:{SNAPSHOTS}/lastdst", "--import", "/root/key", "--passphrase-file", "-"]
+        made = guest.run("offsitectl", "init", NAME, *source, *chosen, "--json", stdin=self.passphrase)
+        assert made.status == 0, made
+        self.authorized_keys = str(made.json["authorized_keys"])
+        """The line that lets its key in where a target is ssh."""
+
+    def edit(self, pattern: str, replacement: str) -> None:
+        """Change the vault file as with an editor, and have it read again."""
+        file = f"/etc/offsited/vaults.d/{NAME}.toml"
+        text, count = re.subn(pattern, replacement, self._guest.must("cat", file), flags=re.MULTILINE)
+        assert count, f"{pattern} is not in\n{text}"
+        self._guest.must("tee", file, stdin=text)
+        self._guest.must("systemctl", "reload", "offsited.service")
 
     def snapshot(self, name: str, **files: str) -> None:
         """Make a snapshot and name it the newest: a file that is the same in each, and these."""
         for file, content in {"one": "first", **files}.items():
-            self._guest.write(f"{_SNAPSHOTS}/{name}/{file}", content)
-        self._guest.must("touch", "--date=2026-01-01", f"{_SNAPSHOTS}/{name}/one")
-        self._guest.write(f"{_SNAPSHOTS}/lastdst", f"{_SNAPSHOTS}/{name}\n")
+            self._guest.write(f"{SNAPSHOTS}/{name}/{file}", content)
+        self._guest.must("touch", "--date=2026-01-01", f"{SNAPSHOTS}/{name}/one")
+        self._guest.write(f"{SNAPSHOTS}/lastdst", f"{SNAPSHOTS}/{name}\n")
 
     def synced(self, *arguments: str) -> dict[str, Any]:
         """Sync; it has to be done. Return what it says."""

@@ -36,13 +36,14 @@ class Peer:
             self._events.append(told)
         return told["return"]
 
-    def event(self, name: str, *, patience: float, **data: Any) -> None:
-        """Wait for an event with this data, unless it has been told of already. Those before it are forgotten."""
+    def event(self, name: str, *, patience: float, **data: Any) -> dict[str, Any]:
+        """Wait for an event with this data, unless it has been told of already; return all its data. Those before it are forgotten."""
         end = monotonic() + patience
         while True:
             told = self._events.popleft() if self._events else self._next(end)
-            if told.get("event") == name and data.items() <= told["data"].items():
-                return
+            if told.get("event") == name and data.items() <= told.get("data", {}).items():
+                found: dict[str, Any] = told.get("data", {})
+                return found
 
     def _next(self, end: float) -> dict[str, Any]:
         while b"\n" not in self._rest:
