@@ -111,6 +111,7 @@ def target_lines(target: TargetSpec, identity: str) -> list[str]:
             f"{target.key} = {_string(target.value)}",
             f"directory = {_string(target.directory)}",
             '# on_arrival = "sync"               # whenever the disk is attached',
+            '# path = "/mnt/offsite"             # where somebody else mounts its file system',
         ]
     port = [f"port = {target.port}"] if target.port != DEFAULT_PORT else []
     return [
@@ -121,6 +122,8 @@ def target_lines(target: TargetSpec, identity: str) -> list[str]:
         f"directory = {_string(target.directory)}",
         f"identity = {_string(identity)}",
         '# bandwidth = "4M"                   # bytes per second at most, in units of 1024',
+        '# jump = "user@gateway.example.org"  # a host that it lies behind',
+        '# rrsync = "/srv/offsite"            # the directory to which rrsync limits the key in authorized_keys there, if it does',
         '# seed = "NAME"                      # a disk target that is filled here and carried there first: man offsitectl, target seal',
     ]
 
