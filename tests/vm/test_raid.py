@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""target prepare on several disks: one array that is made, loses a disk and grows, on one machine, in this order."""
+"""target prepare: one array that is made, loses a disk and grows, and one disk with a volume; on one machine, in this order."""
 
 import os
 import re
@@ -130,3 +130,16 @@ def _capacity(guest: Guest) -> int:
         r'"capacity": ?(\d+)', guest.must("sh", "-c", f"ls -t /var/lib/offsited/vaults/{NAME}/state/jobs/*.json | head -1 | xargs cat")
     )
     return int(found)
+
+
+def test_a_disk_below_a_volume_alone_comes_back_too(guest: Guest, home: Home) -> None:
+    """It is pulled out while nothing runs; the volume that the kernel keeps is cleared away, and made anew."""
+    guest.plug("alone", 400 << 20)
+    ended = prepare(guest, "alone", ("alone",), "--lvm")
+    assert ended.status == 0, ended
+    volume = f"/sys/class/block/{guest.must('realpath', ended.json['device']).strip().rpartition('/')[2]}"
+    guest.pull("alone")
+    guest.until(f"! test -e {volume}")
+    guest.plug("alone", 400 << 20)
+    guest.must("udevadm", "wait", "--timeout=120", f"/dev/disk/by-uuid/{ended.json['uuid']}")
+    assert home.synced("--target", "alone")["outcome"] == "done"
