@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from offsited.core.notice import Event, Facts, Mark, Moment, Notice, Ping, Remembered, TargetFacts, Trouble, Why
+from offsited.core.event import Event, Why
+from offsited.core.notice import Facts, Mark, Moment, Notice, Ping, Remembered, TargetFacts, Trouble
 from offsited.core.outcome import ADVICE, Outcome, Reason, parse_reason
 from offsited.core.record import WRITING, JobRecord, Kind
 from offsited.errors import Exit

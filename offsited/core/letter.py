@@ -15,7 +15,8 @@ from email.utils import format_datetime
 from typing import Final
 
 from offsited.core import words
-from offsited.core.notice import Event, Facts, Notice, TargetFacts, Trouble, explain
+from offsited.core.event import Event, explain
+from offsited.core.notice import Facts, Notice, TargetFacts, Trouble
 from offsited.core.outcome import Outcome
 from offsited.core.record import Counts, Held, JobRecord
 

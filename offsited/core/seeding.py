@@ -6,30 +6,15 @@ The ssh target that names a seed is its *heir*. What is told here comes from the
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from offsited.core.config import DiskTarget, SshTarget, Vault
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind
+from offsited.core.stage import Stage
 
 _UNKNOWN: Final = frozenset({Reason.INTERRUPTED, Reason.TIMED_OUT, Reason.TARGET_LOST})
 """Reasons of jobs that could not say how far they came."""
-
-
-class Stage(StrEnum):
-    """Where the life of a seed stands; of the seed and of its heir alike."""
-
-    NONE = ""
-    """The target has no part in one."""
-    SEEDING = "seeding"
-    """The disk is at home and is being filled; timed syncs to the heir go there."""
-    SEALED = "sealed"
-    """The disk is complete, verified and unmounted: in transit."""
-    ADOPTED = "adopted"
-    """What arrived was found to be the seed; the next sync to the heir goes on from there."""
-    LIVE = "live"
-    """The heir has been synced since."""
 
 
 @dataclass

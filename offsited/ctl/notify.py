@@ -7,7 +7,7 @@ import subprocess
 from typing import Final
 
 from offsited.core import unit, words
-from offsited.core.notice import UNSENT
+from offsited.core.event import UNSENT
 from offsited.ctl.output import Output
 from offsited.errors import AccessDenied, Exit, Failed
 from offsited.store import Store

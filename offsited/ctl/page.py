@@ -13,9 +13,9 @@ import click
 
 from offsited import names
 from offsited.core import words
-from offsited.core.notice import UNSENT, Event, Why, explain
+from offsited.core.event import UNSENT, Event, Why, explain
 from offsited.core.outcome import ADVICE, Outcome, parse_reason
-from offsited.core.seeding import Stage
+from offsited.core.stage import Stage
 from offsited.ctl import meter
 from offsited.ctl.objects import Job, JobEnd, Target, Vault
 from offsited.ctl.planned import held_in_words

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from offsited import names
+from offsited.core.event import MESSAGE_IDS, Event
 from offsited.core.judgment import event_of
-from offsited.core.notice import MESSAGE_IDS, Event
 from offsited.core.outcome import ADVICE, Outcome, Reason, parse_reason
 from offsited.core.progress import Progress, parse_status_text
 from offsited.core.record import JobRecord, Kind

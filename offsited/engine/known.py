@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from offsited.core.config import DiskTarget, SshTarget, Vault
 from offsited.core.outcome import Outcome
 from offsited.core.record import WRITING, Held, JobRecord, Kind
-from offsited.core.seeding import Life, Stage, awaited, stage
+from offsited.core.seeding import Life, awaited, stage
+from offsited.core.stage import Stage
 from offsited.core.verification import Level
 from offsited.store import VaultFiles
 

@@ -8,7 +8,8 @@ from typing import Final
 from systemd import journal
 
 from offsited import names
-from offsited.core.notice import MESSAGE_IDS, Event, Notice, explain
+from offsited.core.event import MESSAGE_IDS, Event, explain
+from offsited.core.notice import Notice
 from offsited.spool import Item
 
 _OF_JOBS: Final = frozenset({Event.FAILED, Event.HELD, Event.LOCKED, Event.DEGRADED, Event.SUCCESS})

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from offsited.core import letter, metrics
 from offsited.core.config import Notify
+from offsited.core.event import Event
 from offsited.core.judgment import Judgment, ended, judge
 from offsited.core.letter import Circumstances
-from offsited.core.notice import Event, Facts, Moment, Notice, Ping, Trouble
+from offsited.core.notice import Facts, Moment, Notice, Ping, Trouble
 from offsited.core.record import WRITING, JobRecord
 from offsited.errors import NoSuchVault
 from offsited.notices import evidence, journal

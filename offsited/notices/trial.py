@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from offsited.core.config import Notify
+from offsited.core.event import UNSENT, Event
 from offsited.core.letter import Letter, message
-from offsited.core.notice import UNSENT, Event, Notice, Ping
+from offsited.core.notice import Notice, Ping
 from offsited.errors import Exit
 from offsited.notices import judging, ways
 from offsited.notices.ways import NotSent

@@ -18,8 +18,9 @@ from urllib.parse import urlsplit, urlunsplit
 from offsited import __version__, names
 from offsited.core import letter
 from offsited.core.config import Notify
+from offsited.core.event import Unsent
 from offsited.core.letter import Letter
-from offsited.core.notice import Ping, Unsent
+from offsited.core.notice import Ping
 from offsited.spool import Item, Way
 
 SENDMAIL_SECONDS: Final = 60.0

@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from offsited import __version__, names
 from offsited.core import config, metrics
 from offsited.core.commit import Commit, OwnerMarker
-from offsited.core.notice import Event
+from offsited.core.event import Event
 from offsited.core.outcome import Outcome, Reason, exit_status
 from offsited.ctl import objects
 from offsited.ctl.cli import cli

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offsited.core.event import Event, Why, explain
 from offsited.core.judgment import Judgment, advanced, event_of, judge, staleness
-from offsited.core.notice import Event, Facts, Mark, Moment, Ping, Remembered, TargetFacts, Why, explain
+from offsited.core.notice import Facts, Mark, Moment, Ping, Remembered, TargetFacts
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind
 

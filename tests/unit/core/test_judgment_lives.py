@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from offsited.core.event import Event
 from offsited.core.judgment import DAY, event_of, judge
-from offsited.core.notice import Event, Facts, Mark, Moment, Notice, Ping, Remembered, TargetFacts
+from offsited.core.notice import Facts, Mark, Moment, Notice, Ping, Remembered, TargetFacts
 from offsited.core.outcome import Outcome
 from offsited.core.record import JobRecord
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offsited.core import letter
+from offsited.core.event import Event, Why
 from offsited.core.letter import Circumstances, message
-from offsited.core.notice import Event, Facts, Notice, TargetFacts, Trouble, Why
+from offsited.core.notice import Facts, Notice, TargetFacts, Trouble
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import Counts, Held, JobRecord, Kind, Options
 

@@ -9,7 +9,8 @@ import pytest
 from offsited.core.config import Vault, parse_vault
 from offsited.core.outcome import Outcome, Reason
 from offsited.core.record import JobRecord, Kind, Options
-from offsited.core.seeding import Life, Stage, awaited, in_transit, stage
+from offsited.core.seeding import Life, awaited, in_transit, stage
+from offsited.core.stage import Stage
 
 TARGET = '[[target]]\nname = "{name}"\nkind = "{kind}"\n{more}\n'
 SSH = 'host = "h"\ndirectory = "/d"\nidentity = "/i"\n'

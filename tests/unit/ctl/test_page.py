@@ -7,7 +7,7 @@ from datetime import UTC
 import click
 import pytest
 
-from offsited.core.notice import UNSENT
+from offsited.core.event import UNSENT
 from offsited.ctl.objects import Held, Target, Vault
 from offsited.ctl.page import Situation, page
 

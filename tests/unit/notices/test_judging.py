@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from offsited.core.config import Notify
-from offsited.core.notice import Event, Notice, Ping, Unsent
+from offsited.core.event import Event, Unsent
+from offsited.core.notice import Notice, Ping
 from offsited.core.outcome import Outcome
 from offsited.core.record import JobRecord, Kind, Options
 from offsited.errors import Exit

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from offsited.core.notice import UNSENT, Ping, Unsent
+from offsited.core.event import UNSENT, Unsent
+from offsited.core.notice import Ping
 from offsited.notices import ways
 from offsited.notices.ways import NotSent
 
