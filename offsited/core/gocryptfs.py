@@ -191,9 +191,15 @@ def companions(path: str) -> list[str]:
 _OWN_FILES: Final = (names.DIRIV_FILE.encode(), names.TARGET_KEY_FILE.encode())
 
 
+IV_BYTES: Final = 16
+IV_MODE: Final = 0o444
+IV_LATER: Final = 10_000_000_000
+"""Nanoseconds by which a view's IV is younger than its directory, whose owner it has (measured with 2.5.1)."""
+
+
 def expected_iv(path: str) -> bytes:
     """Given the encrypted path of a directory ("" = the top), return its IV as reverse mode makes it (upstream's internal/pathiv)."""
-    return hashlib.sha256(path.encode("utf-8", "surrogateescape") + b"\0DIRIV").digest()[:16]
+    return hashlib.sha256(path.encode("utf-8", "surrogateescape") + b"\0DIRIV").digest()[:IV_BYTES]
 
 
 def is_companion_right(path: str, content: bytes) -> bool:

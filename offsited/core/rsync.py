@@ -68,6 +68,11 @@ class Place:
         return f"{self.location}/{names.CURRENT_DIR}/"
 
     @property
+    def mirror(self) -> Path | None:
+        """`current/`, where it is on this machine."""
+        return Path(self.current) if self.location == self.directory else None
+
+    @property
     def partial(self) -> str:
         return f"{self.location}/{names.PARTIAL_DIR}/"
 

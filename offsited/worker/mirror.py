@@ -183,6 +183,16 @@ class Mirror:
 
     async def _send(self, shown: _Shown) -> list[Item]:
         """Send everything that the plan says. Return what a directory at the target stands in the way of."""
+        await self._top(shown)
+        top = self._place.mirror
+        mirror = None if top is None else await asyncio.to_thread(os.open, top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return await self._send_all(shown, mirror)
+        finally:
+            if mirror is not None:
+                os.close(mirror)
+
+    async def _send_all(self, shown: _Shown, mirror: int | None) -> list[Item]:
         total = await asyncio.to_thread(self._amount)
         outgoing = Outgoing(
             pending=self.pending,
@@ -196,8 +206,8 @@ class Mirror:
             entries=total.entries_total,
             size=total.bytes_total,
             whole=self.whole,
+            mirror=mirror,
         )
-        await self._top(shown)
         await outgoing.send(([item] for item in self.pending.again()), again=True)
         await outgoing.send(self._groups())
         if self._seeding and not self.whole:

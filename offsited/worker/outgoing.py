@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Sending entries of the plan, by list or by whole subtrees, in transfers of bounded size, and hashing their content meanwhile."""
 
+import asyncio
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from offsited import names
 from offsited.core import gocryptfs, rsync, rsync_output
 from offsited.core.manifest import parent
 from offsited.core.plan import KEPT_BACK, SENT, sealed_length
+from offsited.worker import ivs
 from offsited.worker.gauge import Gauge
 from offsited.worker.hashing_beside import HashingBeside, is_new_content
 from offsited.worker.pending import Item, Pending
@@ -45,6 +47,8 @@ class Outgoing:
     """Bytes of them."""
     whole: bool = False
     """Nothing is taken for granted of what the target has."""
+    mirror: int | None = None
+    """Descriptor of the mirror's top, where it is on this machine."""
     postponed: list[Item] = field(default_factory=list)
     """What a directory at the target stands in the way of."""
 
@@ -68,12 +72,10 @@ class Outgoing:
 
     async def _send(self, batch: Sequence[Item], *, again: bool) -> None:
         paths = await self.sealed.of([sealed_from(item.row.path) for item in batch])
-        constant: list[str] = []
-        listed: list[str] = []
-        for item, path in zip(batch, paths, strict=True):
-            listed.append(path)
-            for companion in gocryptfs.own_companions(path, directory=item.row.kind == "d"):
-                (listed if again or self.whole else constant).append(companion)
+        sure = not again and not self.whole
+        own = await self._companions(batch, paths, sure=sure)
+        constant = own if sure and self.mirror is None else []
+        listed = [*paths, *([] if constant else own)]
         hashing = HashingBeside(self.pending, self.snapshot, files=dict(zip((path.encode() for path in paths), batch, strict=True)))
 
         async def transfer() -> None:
@@ -103,6 +105,15 @@ class Outgoing:
         command = self._command([one for top in tops for one in (top, *gocryptfs.own_companions(top))], below=True)
         await hashing.beside(self._transfer(command, hashing))
         self._advance([item for item in items if not item.row.link])  # groups were counted when they were sent
+
+    async def _companions(self, batch: Sequence[Item], paths: Sequence[str], *, sure: bool) -> list[str]:
+        """What gocryptfs keeps for each item alone; where one may be sure of that, without the IVs that need not be sent."""
+        directories = [(path, item.row) for item, path in zip(batch, paths, strict=True) if item.row.kind == "d"]
+        own = [one for path in paths for one in gocryptfs.own_companions(path)] + [f"{path}/{names.DIRIV_FILE}" for path, _ in directories]
+        if self.mirror is None or not sure:
+            return own
+        settled = await asyncio.to_thread(ivs.settle, self.mirror, directories)
+        return [one for one in own if one not in settled]
 
     def _command(self, paths: Sequence[str], **how: bool) -> list[str]:
         return rsync.send_listed(self.tool, self.view, self.place, self.transfers.listed(path.encode() for path in paths), **how)

@@ -72,6 +72,11 @@ def test_how_many_transfers_a_place_takes_at_once(options: tuple[str, ...], narr
     assert Place("/x", "/x", options, narrow=narrow).lanes == lanes
 
 
+def test_where_a_mirror_is() -> None:
+    assert Place("/run/target", "/run/target").mirror == Path("/run/target/current")
+    assert PLACE.mirror is None
+
+
 def test_paths_in_a_command_line_are_taken_for_nothing_else() -> None:
     """Neither for options nor for hosts; the view's own path is not made at the target."""
     command = rsync.send_listed("rsync", VIEW, PLACE, [b"-e", b"host:x/y", b"\xff", b"."])

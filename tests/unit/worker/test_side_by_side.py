@@ -94,6 +94,33 @@ def test_each_day_is_mirrored(machine: Machine, seed: int) -> None:
         mirrored(machine, snapshot)
 
 
+def test_an_iv_that_is_right_is_not_sent_and_another_one_is(machine: Machine) -> None:
+    names = ("kept", "damaged", "owned", "gone")
+    first = machine.snapshot("2026-11-20")
+    for name in names:
+        (first / name).mkdir()
+        (first / name / "file").write_text(name)
+    done(machine.sync())
+    second = machine.copy(first, "2026-11-21")
+    for name in names:
+        (second / name / "new").write_text("new")
+    os.chown(second / "owned", 5, 6)
+    with machine.disk() as home:
+        by_time = {path.stat().st_mtime_ns - _LATER: path for path in (home / "current").rglob("gocryptfs.diriv")}
+        standing = {name: by_time[(first / name).stat().st_mtime_ns] for name in names}
+        standing["damaged"].chmod(0o600)
+        standing["damaged"].write_bytes(b"x" * 16)
+        standing["gone"].unlink()
+        paths = {name: str(path.relative_to(home / "current")) for name, path in standing.items()}
+    told = machine.top / "told"
+    machine.tool("rsync", f'printf "%s\\n" "$@" >>{told}; exec rsync "$@"')
+    done(machine.sync())
+    machine.settings.clear()
+    sent = {name for name, path in paths.items() if f"/{path}\n" in told.read_text().replace("/./", "/")}
+    assert sent == {"damaged", "owned", "gone"}
+    mirrored(machine, second)
+
+
 def test_a_lane_that_fails_ends_the_other_and_the_next_sync_mends_it(machine: Machine) -> None:
     chance = random.Random(7)  # noqa: S311 - no secret
     first = plant(machine.snapshot("2026-11-20"), chance)
