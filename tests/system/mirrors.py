@@ -72,13 +72,17 @@ class Mirror:
         complaints = [line for line in ended.stderr.splitlines() if line.startswith("rsync: ") and not _is_too_long(line)]
         assert (complaints, ended.status in {0, 23}) == ([], True), ended.told
         lines = [line for line in ended.stdout.splitlines() if not line.startswith("IO error encountered")]
-        return [line for line in lines if not self._is_linked(view / backup, line)]
+        return [line for line in lines if not self._is_as_good(view / backup, line)]
 
     @staticmethod
-    def _is_linked(top: Path, line: str) -> bool:
-        """Which of a group's names its ciphertext is made by is open: another one's differs, and is as good."""
+    def _is_as_good(top: Path, line: str) -> bool:
+        """Which of a group's names its ciphertext is made by is open: another one's differs, and is as good.
+
+        So does that of a file which had other names when it was sent, in older snapshots perhaps, or whose inode did before it was written
+        anew. Where nothing but the ciphertext differs, what it decrypts to says whether it is right: `clear`.
+        """
         changes, _, name = line.partition(" ")
-        return not changes.startswith("*") and (top / name).lstat().st_nlink > 1
+        return not changes.startswith("*") and (changes.rstrip(".") == ">fc" or (top / name).lstat().st_nlink > 1)
 
 
 def kept_by_tree(tree: Tree) -> Tree:
