@@ -72,10 +72,6 @@ REPLACED: Final = Change.NEW | Change.KIND | Change.CONTENT
 """Whose content is another one than the target's of that path."""
 
 
-_ALWAYS_FITS: Final = 320
-"""An encrypted path is at most twelve times as long, and 23 bytes for `backup/`."""
-
-
 def compare(old: Row | None, new: Row, *, same_device: bool) -> Changes:
     """Given an entry's row in the manifest and what was found now, return how it changed; nothing at all is 0."""
     if old is None:

@@ -25,7 +25,6 @@ _INDEXES: Final = f"""
     CREATE INDEX pending.changes_by_hash ON changes (sha256, path) WHERE sha256 != x'';
     CREATE INDEX pending.changes_gone ON changes (size, mtime) WHERE change & {Change.GONE};
 """
-_BACK: Final = KEPT_BACK
 _BELOW: Final = f"""
     INSERT OR IGNORE INTO pending.changes
     SELECT CAST(d.path || x'2f' || e.name AS BLOB), d.path, e.name, {Change.GONE}, {qualified("e")}
@@ -37,8 +36,8 @@ _SAME_CONTENT: Final = """
 """
 _KEY: Final = "CASE kind WHEN 'f' THEN hex(sha256) ELSE kind || hex(target) || '/' || rdev || '/' || mtime END"
 _UNKNOWN: Final = "kind = 'd' OR (kind = 'f' AND sha256 = x'')"
-_ARRIVED: Final = f"(change & {REPLACED} AND NOT change & {_BACK})"
-_COME: Final = f"(change & {Change.NEW} AND NOT change & {_BACK})"
+_ARRIVED: Final = f"(change & {REPLACED} AND NOT change & {KEPT_BACK})"
+_COME: Final = f"(change & {Change.NEW} AND NOT change & {KEPT_BACK})"
 """Where nothing was: what takes the place of something else is no rename, for that one goes."""
 _LEFT: Final = f"(change & {Change.GONE} AND NOT change & {Change.NEW})"
 

@@ -39,9 +39,8 @@ APPROVED_FILE: Final = "approved.sqlite"
 _ID_LENGTH: Final = 12
 _NOTHING: Final = Count(0, 0)
 _COLUMNS: Final = "(path BLOB NOT NULL, why TEXT NOT NULL, size INTEGER NOT NULL, mtime NOT NULL, PRIMARY KEY (path, why)) WITHOUT ROWID"
-_HELD: Final = Change.HELD
-_OPEN: Final = f"NOT change & {_HELD}"
-_STAYS: Final = f"c.kind != 'd' AND change & {Change.GONE} AND change & {_HELD} AND NOT change & {Change.NEW | Change.UNREADABLE}"
+_OPEN: Final = f"NOT change & {Change.HELD}"
+_STAYS: Final = f"c.kind != 'd' AND change & {Change.GONE} AND change & {Change.HELD} AND NOT change & {Change.NEW | Change.UNREADABLE}"
 """Held, for itself or with its directory."""
 _VANISHED: Final = f"(change & {Change.GONE} AND c.kind = 'd' OR change & {Change.KIND} AND c.kind != 'd' AND {WAS_DIRECTORY})"
 _TOPMOST: Final = f"""
@@ -126,7 +125,7 @@ class Holding:
         self.verdict = Verdict(deletions=wanted.deletions or self._judge(there).deletions, changes=wanted.changes)
         if self.verdict.deletions:
             self._hold_deletions()
-        for item in self.pending.select(f"change & {_HELD} AND change & {Change.DOUBTFUL} AND c.kind != 'd'"):
+        for item in self.pending.select(f"change & {Change.HELD} AND change & {Change.DOUBTFUL} AND c.kind != 'd'"):
             self._hold_below(item.row.path)  # an interrupted run may have made a directory of it
         regroup(self.pending, same_device=self.pending.fact("device") == self.pending.ledger.device)
         part_kept_back(self.pending)
@@ -147,18 +146,18 @@ class Holding:
                 self.pending.put([Item(Change.HELD, row)])
 
     def _hold_deletions(self) -> None:
-        self.pending.database.execute(f"UPDATE pending.changes AS c SET change = change | {_HELD} WHERE {DELETES}")
+        self.pending.database.execute(f"UPDATE pending.changes AS c SET change = change | {Change.HELD} WHERE {DELETES}")
         for top in self.pending.select(_TOPMOST):
             if self._holds_below(top.row.path):
                 self._keep(top)
                 self._hold_below(top.row.path)
 
     def _holds_below(self, path: bytes) -> bool:
-        query = f"SELECT 1 FROM pending.changes WHERE {_BELOW} AND change & {_HELD} LIMIT 1"
+        query = f"SELECT 1 FROM pending.changes WHERE {_BELOW} AND change & {Change.HELD} LIMIT 1"
         return self.pending.database.execute(query, (path + b"/", path + b"0")).fetchone() is not None
 
     def _hold_below(self, path: bytes) -> None:
-        hold = f"UPDATE pending.changes SET change = change | {_HELD} WHERE {_BELOW}"
+        hold = f"UPDATE pending.changes SET change = change | {Change.HELD} WHERE {_BELOW}"
         self.pending.database.execute(hold, (path + b"/", path + b"0"))
 
     def _keep(self, item: Item) -> None:

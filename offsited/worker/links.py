@@ -12,10 +12,9 @@ from offsited.core.manifest import Row
 from offsited.core.plan import KEPT_BACK, REPLACED, Change, Changes, number_group
 from offsited.worker.pending import Item, Pending
 
-_BACK: Final = KEPT_BACK
 _LEAVES: Final = Change.GONE | Change.KIND | Change.INODE
 _OTHER_INODE: Final = Change.NEW | Change.KIND | Change.INODE
-_PRESENT: Final = f"c.kind != 'd' AND c.inode != 0 AND NOT c.change & {_BACK}"
+_PRESENT: Final = f"c.kind != 'd' AND c.inode != 0 AND NOT c.change & {KEPT_BACK}"
 _SEVERAL: Final = f"SELECT c.inode FROM pending.changes c WHERE {_PRESENT} GROUP BY c.inode HAVING count(*) > 1"
 _JOINING: Final = f"""
     SELECT c.inode FROM pending.changes c WHERE {_PRESENT} AND

@@ -286,10 +286,10 @@ class Mirror:
         doomed, by_example = await self._doomed(shown)
         if self.there and not self.holding.verdict.deletions:
             surplus = self.there.doomed
-            surplus = await view.look(lambda: _within_directories(shown.point, surplus))
             self.deleted += self.there.surplus.entries
-            doomed |= {path for path in surplus if gocryptfs.may_be_shown(path)}
-            by_example |= {path for path in surplus if not gocryptfs.may_be_shown(path)}
+            showable = {path for path in surplus if gocryptfs.may_be_shown(path)}
+            doomed |= await view.look(lambda: _within_directories(shown.point, showable))
+            by_example |= surplus - showable
         if doomed:
             listed = self.transfers.listed(_with_companions(doomed))
             await self._run(rsync.delete_listed(self._tool, shown.point, self._place, listed))

@@ -108,11 +108,11 @@ class Outgoing:
 
     async def _companions(self, batch: Sequence[Item], paths: Sequence[str], *, sure: bool) -> list[str]:
         """What gocryptfs keeps for each item alone; where one may be sure of that, without the IVs that need not be sent."""
-        directories = [(path, item.row) for item, path in zip(batch, paths, strict=True) if item.row.kind == "d"]
-        own = [one for path in paths for one in gocryptfs.own_companions(path)] + [f"{path}/{names.DIRIV_FILE}" for path, _ in directories]
+        pairs = [(path, item.row) for item, path in zip(batch, paths, strict=True)]
+        own = [one for path, row in pairs for one in gocryptfs.own_companions(path, directory=row.kind == "d")]
         if self.mirror is None or not sure:
             return own
-        settled = await asyncio.to_thread(ivs.settle, self.mirror, directories)
+        settled = await asyncio.to_thread(ivs.settle, self.mirror, [(path, row) for path, row in pairs if row.kind == "d"])
         return [one for one in own if one not in settled]
 
     def _command(self, paths: Sequence[str], **how: bool) -> list[str]:

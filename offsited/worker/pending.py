@@ -45,9 +45,8 @@ _UNCHANGED_FOLDERS: Final = """
     AND NOT EXISTS (SELECT 1 FROM pending.folders p WHERE p.path = f.path)
 """
 _PAGE: Final = 1000
-_BACK: Final = KEPT_BACK
-_TRAVELS: Final = f"change & {SENT} AND NOT change & {_BACK} AND NOT carried"
-_TAKEN_BACK: Final = f"carried AND change & {Change.KIND | Change.CONTENT | Change.DOUBTFUL} AND NOT change & {_BACK}"
+_TRAVELS: Final = f"change & {SENT} AND NOT change & {KEPT_BACK} AND NOT carried"
+_TAKEN_BACK: Final = f"carried AND change & {Change.KIND | Change.CONTENT | Change.DOUBTFUL} AND NOT change & {KEPT_BACK}"
 """What the tree can carry no longer: what the target has of it goes."""
 _UNPROVEN: Final = f"(kind = 'f' AND change & {Change.INODE} AND NOT change & {REPLACED | KEPT_BACK | Change.HASHED})"
 """A file that may be the same, and nobody has looked."""
@@ -146,7 +145,7 @@ class Pending:
 
     def to_hash(self) -> Iterator[Item]:
         """Files whose hash is not known, by one name each: to be hashed when they are sent (`set_hash`)."""
-        wanted = f"kind = 'f' AND sha256 = x'' AND change & {REPLACED} AND NOT change & {_BACK}"
+        wanted = f"kind = 'f' AND sha256 = x'' AND change & {REPLACED} AND NOT change & {KEPT_BACK}"
         return self.select(_by_one_name(wanted))
 
     def link_groups(self) -> Iterator[list[bytes]]:
@@ -203,7 +202,7 @@ class Pending:
         path = "CASE d.path WHEN x'' THEN e.name ELSE CAST(d.path || x'2f' || e.name AS BLOB) END"
         stands = f"NOT EXISTS (SELECT 1 FROM pending.changes c WHERE c.path = {path})"
         old = f"SELECT count(*) FROM main.entries e JOIN main.directories d ON d.id = e.dir WHERE e.carried AND {stands}"
-        return self._one(f"SELECT count(*) FROM pending.changes WHERE carried AND NOT change & {_BACK}") + self._one(old)
+        return self._one(f"SELECT count(*) FROM pending.changes WHERE carried AND NOT change & {KEPT_BACK}") + self._one(old)
 
     def rows_at_target(self) -> Iterator[Item]:
         """Every row of the encrypted tree that the target may have, now or in the end: what changes, or goes, and what does not."""
@@ -235,11 +234,11 @@ class Pending:
     def replaced_directories(self) -> Iterator[Item]:
         """What is no directory any more, where the target still has one in its way."""
         was = f"(change & {Change.DOUBTFUL} OR {WAS_DIRECTORY})"
-        return self.select(f"change & {Change.KIND} AND NOT change & {_BACK} AND kind != 'd' AND {was}")
+        return self.select(f"change & {Change.KIND} AND NOT change & {KEPT_BACK} AND kind != 'd' AND {was}")
 
     def carried(self) -> Iterator[Item]:
         """What changes and is kept by the manifest alone."""
-        return self.select(f"carried AND NOT change & {_BACK}")
+        return self.select(f"carried AND NOT change & {KEPT_BACK}")
 
     def gone(self) -> Iterator[Item]:
         """Everything that is gone, not the topmost alone."""
@@ -248,7 +247,7 @@ class Pending:
     def crowded(self, length: int, count: int) -> Iterator[bytes]:
         """Directories to which at least `count` names of at least `length` bytes come."""
         query = f"""
-            SELECT parent FROM pending.changes WHERE length(name) >= ? AND change & {Change.NEW} AND NOT change & {_BACK}
+            SELECT parent FROM pending.changes WHERE length(name) >= ? AND change & {Change.NEW} AND NOT change & {KEPT_BACK}
             GROUP BY parent HAVING count(*) >= ? ORDER BY parent
         """
         for (path,) in self.database.execute(query, (length, count)):
@@ -322,7 +321,7 @@ class Pending:
         """The names of an inode that change, directories not counted."""
         query = f"""
             SELECT path, change, {COLUMNS} FROM pending.changes
-            WHERE inode = ? AND inode != 0 AND kind != 'd' AND NOT change & {_BACK} ORDER BY path
+            WHERE inode = ? AND inode != 0 AND kind != 'd' AND NOT change & {KEPT_BACK} ORDER BY path
         """
         return [Item(change, unflatten(path, columns)) for path, change, *columns in self.database.execute(query, (signed(inode),))]
 
@@ -424,7 +423,7 @@ class Pending:
             for unsure in (
                 "SELECT path FROM pending.unread UNION SELECT parent FROM pending.unread",
                 f"SELECT parent FROM pending.changes WHERE change & {Change.HELD}",
-                f"SELECT parent FROM pending.changes WHERE {_UNPROVEN} OR (kind = 'f' AND sha256 = x'' AND NOT change & {_BACK})",
+                f"SELECT parent FROM pending.changes WHERE {_UNPROVEN} OR (kind = 'f' AND sha256 = x'' AND NOT change & {KEPT_BACK})",
             ):
                 self.database.execute(f"UPDATE main.directories SET signature = NULL WHERE path IN ({unsure})")
 
