@@ -30,13 +30,17 @@ TOLD_EXACT_TIMES: Final = "-M--modify-window=-1"
 _EXACT: Final = ("-aH", "--numeric-ids", "--modify-window=-1")
 _LISTED: Final = ("-lptgoDH", "--numeric-ids")
 """As `_EXACT` without recursion, for lists of paths."""
+_LANES: Final = 3
+"""One more than the processors that they keep busy: each of them waits for gocryptfs now and then."""
 ARGUMENTS_MAX: Final = 1_500_000
 """Bytes of paths that may be given in a command line: with what goes with each they stay below the 2 MiB that execve(2) takes."""
 _ARGUMENT: Final = 64
 """Bytes that a path costs beside itself: its end, a pointer, the view before it."""
 
 Listed = Path | Sequence[bytes]
-"""A file of paths, each ended by NUL, or the paths themselves."""
+"""Paths of the mirror, or a file of them `in_target`, each ended by NUL."""
+
+_CURRENT: Final = f"{names.CURRENT_DIR}/".encode()
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Place:
     @property
     def lanes(self) -> int:
         """Transfers that may write here at the same time. A limited bandwidth is a limit of all of them together."""
-        return 1 if self.narrow or any(option.startswith("--bwlimit") for option in self.options) else 2
+        return 1 if self.narrow or any(option.startswith("--bwlimit") for option in self.options) else _LANES
 
     @property
     def current(self) -> str:
@@ -78,9 +82,13 @@ class Place:
 
     @property
     def scratch_options(self) -> tuple[str, str]:
-        """Unfinished files go to `partial/`: they are no part of the mirror, and are taken up again after an interruption."""
-        partial = f"{self.directory}/{names.PARTIAL_DIR}"
-        return f"--temp-dir={partial}", f"--partial-dir={partial}"
+        """Unfinished files go to `partial/`: they are no part of the mirror, and are taken up again after an interruption.
+
+        Relative to the target's directory, which such a transfer has for its destination: rsync walks the way there component by
+        component, four times for each file (3.5.0), and an absolute one took as long as all else that a receiver does. `--partial-dir`
+        would mean each directory's own by that, and is walked where something is unfinished alone.
+        """
+        return f"--temp-dir={names.PARTIAL_DIR}", f"--partial-dir={self.directory}/{names.PARTIAL_DIR}"
 
 
 def confined(setpriv: str, capabilities: tuple[str, ...], command: list[str]) -> list[str]:
@@ -98,6 +106,16 @@ def are_few(paths: Iterable[bytes]) -> bool:
 def argument(length: int) -> int:
     """What a path of so many bytes takes of ARGUMENTS_MAX."""
     return length + _ARGUMENT
+
+
+def in_target(path: bytes) -> bytes:
+    """Given a path of the mirror, return it relative to the target's directory, as such a transfer names it."""
+    return _CURRENT + path
+
+
+def in_mirror(path: bytes) -> bytes:
+    """Given what a transfer into the mirror calls a path, return it relative to `current/`."""
+    return path.removeprefix(_CURRENT)
 
 
 def send_listed(
@@ -219,12 +237,12 @@ def remote_tool(options: tuple[str, ...]) -> str:
 
 
 def _writing(view: Path, paths: Listed, place: Place) -> list[str]:
-    """What every transfer of listed paths from the view into the mirror ends with."""
+    """What every transfer of listed paths from the view into the mirror ends with. The view is mounted as `current/`, as the mirror is."""
     if isinstance(paths, Path):
-        sources = ["--from0", f"--files-from={paths}", f"{view}/"]
+        sources = ["--from0", f"--files-from={paths}", f"{view.parent}/"]
     else:
-        sources = ["--relative", *(f"{view}/./{os.fsdecode(path)}" for path in paths)]
-    return [place.exact_times, *_OUTPUT, *place.scratch_options, *place.options, *place.writing, *sources, place.current]
+        sources = ["--relative", *(f"{view.parent}/./{os.fsdecode(in_target(path))}" for path in paths)]
+    return [place.exact_times, *_OUTPUT, *place.scratch_options, *place.options, *place.writing, *sources, f"{place.location}/"]
 
 
 # --- exit statuses -------------------------------------------------------------------------------------------------

@@ -87,7 +87,8 @@ class Mirror:
         """Mount the view, take the steps, end gocryptfs. Raise JobFailed."""
         self.job.report.phase(Phase.VIEW)
         await require(self.job.tools.gocryptfs)
-        point, control = self.job.runtime / "view", self.job.runtime / "control"
+        point, control = self.job.runtime / "view" / names.CURRENT_DIR, self.job.runtime / "control"
+        point.parent.mkdir(mode=0o700)
         command = gocryptfs.reverse_mount(self.job.tools.gocryptfs, self.job.files.plain, point, control=control, notify=os.getpid())
         async with mounted(command, point, gocryptfs.REVERSE_FILE_SYSTEM, key=self.job.key) as view:
             await view.guard(self._steps(view, SealedPaths(self.job, control)))
@@ -211,7 +212,7 @@ class Mirror:
         await outgoing.send(([item] for item in self.pending.again()), again=True)
         await outgoing.send(self._groups())
         if self._seeding and not self.whole:
-            division = await asyncio.to_thread(divide, self.pending, outgoing.limit)
+            division = await asyncio.to_thread(divide, self.pending, outgoing.lot)
             await outgoing.send([item] for item in self.pending.told_in(division.told))
             await outgoing.send_trees(division.lots)
         else:

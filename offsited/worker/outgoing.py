@@ -20,6 +20,7 @@ from offsited.worker.transfer import TransferFailed, Transfers, abreast, patient
 
 BATCH: Final = 20_000
 """Entries of one rsync. A hard-link group is never cut."""
+_LOT: Final = 5_000
 _WORTHWHILE: Final = 500
 """Entries from which on a transfer is cut for a second lane: each begins with 50 ms and the directories above."""
 _SMALL: Final = 1 << 20
@@ -67,8 +68,13 @@ class Outgoing:
 
     @property
     def limit(self) -> int:
-        """Entries of one transfer, such that there is one for each lane."""
+        """Entries of one transfer by list, such that there is one for each lane."""
         return min(BATCH, max(_WORTHWHILE, -(-self.entries // self.place.lanes)))
+
+    @property
+    def lot(self) -> int:
+        """Entries of one transfer of subtrees. Small ones: no lane is left alone at the end with a long one."""
+        return min(_LOT, max(_WORTHWHILE, self.entries // self.place.lanes // 4))
 
     async def _send(self, batch: Sequence[Item], *, again: bool) -> None:
         paths = await self.sealed.of([sealed_from(item.row.path) for item in batch])
@@ -130,7 +136,7 @@ class Outgoing:
         obstacles, nothing_else = rsync_output.obstacles(failure.complaints)
         if not obstacles or not nothing_else:
             raise failure
-        found = [item for path in obstacles if (item := batch.get(path.decode()))]
+        found = [item for path in obstacles if (item := batch.get(rsync.in_mirror(path).decode()))]
         # Of a hard-link group whose first name is in trouble rsync makes none.
         groups = {item.row.inode for item in found if item.row.link}
         self.postponed += [item for item in batch.values() if item in found or (item.row.link and item.row.inode in groups)]

@@ -345,14 +345,16 @@ class Pending:
         return again
 
     def set_hashes(self, found: Iterable[tuple[Row, bytes]]) -> None:
-        """As `set_hash`, of many files at once, of which the content is new anyhow."""
+        """As `set_hash`, of many files at once, of which the content is new anyhow. One transaction: by one each they took 145 µs."""
         alone = []
+        self.begin()
         for row, sha256 in found:
             if row.link:
                 self.set_hash(row.path, sha256)
             else:
                 alone.append((sha256, Change.HASHED, row.path))
         self.database.executemany("UPDATE pending.changes SET sha256 = ?, change = change | ? WHERE path = ?", alone)
+        self.written()
 
     def put(self, items: Iterable[Item]) -> None:
         """Enter changes, in place of those of the same paths."""

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -114,9 +114,9 @@ class Transfers:
         self.tally.wire_bytes += parse_wire_bytes(line)
 
     def listed(self, paths: Iterable[bytes]) -> rsync.Listed:
-        """The paths themselves if a command line has room for them, else a new file of them."""
+        """Paths of the mirror: themselves if a command line has room for them, else a new file of them."""
         known = list(paths)
-        return known if rsync.are_few(known) else self.list_file(known)
+        return known if rsync.are_few(known) else self.list_file(map(rsync.in_target, known))
 
     def list_file(self, paths: Iterable[bytes]) -> Path:
         """Return a new file of these paths, each ended by NUL, for rsync's --files-from."""
@@ -142,6 +142,8 @@ class _Counter:
                 self._entries = entries_done or self._entries  # lines without that number come while a long file travels
                 self._told(bytes_done, self._entries)
             case Item() as item:
+                if self._sealed:
+                    item = replace(item, path=rsync.in_mirror(item.path))
                 self._tally.take(item, sealed=self._sealed)
                 self._on_item(item)
             case None:

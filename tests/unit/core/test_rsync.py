@@ -12,7 +12,7 @@ from offsited.core.outcome import Reason
 from offsited.core.rsync import Meaning, Place
 
 R = Reason
-VIEW, LIST = Path("/run/j/view"), Path("/run/j/list")
+VIEW, LIST = Path("/run/j/view/current"), Path("/run/j/list")
 PLACE = Place("u@h:/srv/x", "/srv/x", ("--rsh=ssh", "--bwlimit=4M"), ("--fsync",), ("chown",))
 
 SENDING = [
@@ -65,7 +65,7 @@ def test_sending_again_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "narrow", "lanes"), [((), False, 2), ((), True, 1), (("--bwlimit=4M",), False, 1), (("--bwlimit", "9"), False, 1)]
+    ("options", "narrow", "lanes"), [((), False, 3), ((), True, 1), (("--bwlimit=4M",), False, 1), (("--bwlimit", "9"), False, 1)]
 )
 def test_how_many_transfers_a_place_takes_at_once(options: tuple[str, ...], narrow: bool, lanes: int) -> None:  # noqa: FBT001 - a table
     """A limit of the bandwidth is one of all of them."""
@@ -80,7 +80,8 @@ def test_where_a_mirror_is() -> None:
 def test_paths_in_a_command_line_are_taken_for_nothing_else() -> None:
     """Neither for options nor for hosts; the view's own path is not made at the target."""
     command = rsync.send_listed("rsync", VIEW, PLACE, [b"-e", b"host:x/y", b"\xff", b"."])
-    assert command[-5:] == [f"{VIEW}/./-e", f"{VIEW}/./host:x/y", f"{VIEW}/./\udcff", f"{VIEW}/./.", "u@h:/srv/x/current/"]
+    paths = ["/run/j/view/./current/-e", "/run/j/view/./current/host:x/y", "/run/j/view/./current/\udcff", "/run/j/view/./current/."]
+    assert command[-5:] == [*paths, "u@h:/srv/x/"]
     assert {"--relative", "--dirs"} <= set(command)
 
 
@@ -93,9 +94,12 @@ def test_what_deletes_has_a_list_and_does_not_descend(command: list[str]) -> Non
 
 @pytest.mark.parametrize("command", INTO_MIRROR)
 def test_what_writes_into_the_mirror(command: list[str]) -> None:
-    """Partial and temporary files lie outside `current/`; nanoseconds count; owners are numbers; what was sent is flushed."""
-    assert {"--temp-dir=/srv/x/partial", "--partial-dir=/srv/x/partial", PLACE.exact_times, "--numeric-ids", "--fsync"} <= set(command)
-    assert command[-2:] == [f"{VIEW}/", "u@h:/srv/x/current/"]
+    """Partial and temporary files lie outside `current/`; nanoseconds count; owners are numbers; what was sent is flushed.
+
+    `--temp-dir` is relative: as an absolute path it took a local receiver as long as everything else (3.5.0).
+    """
+    assert {"--temp-dir=partial", "--partial-dir=/srv/x/partial", PLACE.exact_times, "--numeric-ids", "--fsync"} <= set(command)
+    assert command[-2:] == [f"{VIEW.parent}/", "u@h:/srv/x/"]
 
 
 @pytest.mark.parametrize("command", EVERY)
