@@ -3,7 +3,7 @@
 
 Rules that hold for each command here, all measured:
 * No command both sends and deletes. `--delete` itself appears in dry runs alone; what goes is named in a list, path by path.
-* Partial and temporary files lie outside `current/`.
+* Partial and temporary files lie outside `current/`; but for the temporary ones of a directory that the target has not yet.
 * `--modify-window=-1`: whole seconds would miss a change of the same size within one second.
 
 Sources: rsync(1) of 3.5.0, upstream's errcode.h.
@@ -85,10 +85,14 @@ class Place:
         """Unfinished files go to `partial/`: they are no part of the mirror, and are taken up again after an interruption.
 
         Relative to the target's directory, which such a transfer has for its destination: rsync walks the way there component by
-        component, four times for each file (3.5.0), and an absolute one took as long as all else that a receiver does. `--partial-dir`
-        would mean each directory's own by that, and is walked where something is unfinished alone.
+        component, four times for each file (3.5.0), and an absolute one took as long as all else that a receiver does.
         """
-        return f"--temp-dir={names.PARTIAL_DIR}", f"--partial-dir={self.directory}/{names.PARTIAL_DIR}"
+        return f"--temp-dir={names.PARTIAL_DIR}", self.partial_option
+
+    @property
+    def partial_option(self) -> str:
+        """Where rsync keeps what it has of a file when it is interrupted. (A relative path would mean one in each directory.)"""
+        return f"--partial-dir={self.directory}/{names.PARTIAL_DIR}"
 
 
 def confined(setpriv: str, capabilities: tuple[str, ...], command: list[str]) -> list[str]:
@@ -118,6 +122,16 @@ def in_mirror(path: bytes) -> bytes:
     return path.removeprefix(_CURRENT)
 
 
+def send_trees(tool: str, view: Path, place: Place, above: str, names: Listed) -> list[str]:
+    """Send directories of the view with all below them, by name, from the directory `above` of the mirror, which is there, into the same.
+
+    None of them is at the target yet. Source and destination are as deep as can be, and temporary files lie where they will stay: rsync
+    walks the way from there to each file component by component, which costs more than the file (3.5.0).
+    """
+    into = f"{place.current}{above}/" if above else place.current
+    return [tool, *_LISTED, "--recursive", *_into(place), place.partial_option, *_sources(view / above, names), into]
+
+
 def send_listed(
     tool: str,
     view: Path,
@@ -126,18 +140,16 @@ def send_listed(
     *,
     again: bool = False,
     force: bool = False,
-    below: bool = False,
     constant: bool = False,
 ) -> list[str]:
     """Send the listed paths, and nothing below them. Deletes nothing.
 
     `again`: also what has the same size and time there; `force`: each in place of a directory with all below it, if there is one;
-    `below`: with all that is below them; `constant`: files whose content is what their path says, so that one that is there and as
-    long gets the time alone.
+    `constant`: files whose content is what their path says, so that one that is there and as long gets the time alone.
     """
-    chosen = {"--ignore-times": again, "--force": force, "--recursive" if below else "--dirs": True, "--size-only": constant}
+    chosen = {"--ignore-times": again, "--force": force, "--size-only": constant}
     extra = [option for option, wanted in chosen.items() if wanted]
-    return [tool, *_LISTED, *extra, *_writing(view, paths, place)]
+    return [tool, *_LISTED, *extra, "--dirs", *_writing(view, paths, place)]
 
 
 def list_all(tool: str, place: Place) -> list[str]:
@@ -238,11 +250,20 @@ def remote_tool(options: tuple[str, ...]) -> str:
 
 def _writing(view: Path, paths: Listed, place: Place) -> list[str]:
     """What every transfer of listed paths from the view into the mirror ends with. The view is mounted as `current/`, as the mirror is."""
+    named = paths if isinstance(paths, Path) else [in_target(path) for path in paths]
+    return [*_into(place), *place.scratch_options, *_sources(view.parent, named), f"{place.location}/"]
+
+
+def _into(place: Place) -> list[str]:
+    """What every transfer into the mirror needs."""
+    return [place.exact_times, *_OUTPUT, *place.options, *place.writing]
+
+
+def _sources(base: Path, paths: Listed) -> list[str]:
+    """Paths of a directory, as what is to be sent."""
     if isinstance(paths, Path):
-        sources = ["--from0", f"--files-from={paths}", f"{view.parent}/"]
-    else:
-        sources = ["--relative", *(f"{view.parent}/./{os.fsdecode(in_target(path))}" for path in paths)]
-    return [place.exact_times, *_OUTPUT, *place.scratch_options, *place.options, *place.writing, *sources, f"{place.location}/"]
+        return ["--from0", f"--files-from={paths}", f"{base}/"]
+    return ["--relative", *(f"{base}/./{os.fsdecode(path)}" for path in paths)]
 
 
 # --- exit statuses -------------------------------------------------------------------------------------------------

@@ -5,21 +5,19 @@ import calendar
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from offsited.core import gocryptfs
 
 
-@dataclass(frozen=True)
-class Running:
+class Running(NamedTuple):
     """One line of `--info=progress2`: bytes of the files transferred so far; entries looked at, of those known yet."""
 
     bytes_done: int
     entries_done: int = 0
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """One line of `--out-format=%i %l %n`: what was done to an entry, its length, its path with a slash after a directory's."""
 
     change: str

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How far a phase is in which transfers run side by side."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Final
 
 from offsited.core.progress import Progress
 from offsited.worker.report import Report
+
+_EVERY: Final = 0.1
+"""Seconds between two sums of what running transfers tell: they do so for each file."""
 
 
 class Gauge:
@@ -16,6 +21,7 @@ class Gauge:
         self._report = report
         self._done = start
         self._running: dict[object, tuple[int, int]] = {}
+        self._due = 0.0
         self._tell()
 
     @contextmanager
@@ -25,7 +31,8 @@ class Gauge:
 
         def told(size: int, entries: int) -> None:
             self._running[key] = (size, entries)
-            self._tell()
+            if time.monotonic() >= self._due:
+                self._tell()
 
         try:
             yield told
@@ -41,3 +48,4 @@ class Gauge:
         size, entries = (sum(numbers) for numbers in zip((0, 0), *self._running.values(), strict=True))
         done = self._done
         self._report.progress(replace(done, bytes_done=done.bytes_done + size, entries_done=done.entries_done + entries))
+        self._due = time.monotonic() + _EVERY

@@ -332,7 +332,8 @@ class Mirror:
     async def _commit(self, shown: _Shown, view: View) -> None:
         """Flush, then the commit file, then flush again: a commit is at the target only if all that it speaks of is."""
         self.job.report.phase(Phase.COMMITTING)
-        listed = await asyncio.to_thread(self._write_segment)
+        # What was sent reaches the disk while the segment is written; the second flush has little left to do.
+        listed, _ = await asyncio.gather(asyncio.to_thread(self._write_segment), self.target.flush())
         await self._put(shown, self._stage(listed))
         await self.target.flush()
         content = encode(self._new_commit(listed))

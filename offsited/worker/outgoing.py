@@ -2,7 +2,7 @@
 """Sending entries of the plan, by list or by whole subtrees, in transfers of bounded size, and hashing their content meanwhile."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +11,7 @@ from offsited import names
 from offsited.core import gocryptfs, rsync, rsync_output
 from offsited.core.manifest import parent
 from offsited.core.plan import KEPT_BACK, SENT, sealed_length
+from offsited.core.rsync_output import Item as Line
 from offsited.worker import ivs
 from offsited.worker.gauge import Gauge
 from offsited.worker.hashing_beside import HashingBeside, is_new_content
@@ -58,8 +59,14 @@ class Outgoing:
         await self._side_by_side(self._send(batch, again=again) for batch in batches(groups, self.limit))
 
     async def send_trees(self, lots: Iterable[Sequence[bytes]]) -> None:
-        """Send directories with all below them, each lot by one rsync. All of that must be on the plan, and new to the target."""
-        await self._side_by_side(self._send_trees(roots) for roots in lots)
+        """Send directories with all below them, each lot by one rsync: directories of one directory, which is at the target.
+
+        All of that must be on the plan, and new to the target.
+        """
+        touched: set[str] = set()
+        await self._side_by_side(self._send_trees(roots, touched) for roots in lots)
+        if touched:
+            await self._transfer(self._command(sorted(touched)))
 
     async def _side_by_side(self, work: Iterator[Coroutine[Any, Any, None]]) -> None:
         """Where files are small what costs time is what is done for each of them, one after the other: two transfers keep two processors
@@ -87,15 +94,15 @@ class Outgoing:
         async def transfer() -> None:
             try:
                 if constant:
-                    await self._transfer(self._command(constant, constant=True), hashing)
-                await self._transfer(self._command(listed, again=again), hashing)
+                    await self._transfer(self._command(constant, constant=True), hashing.notice)
+                await self._transfer(self._command(listed, again=again), hashing.notice)
             except TransferFailed as failure:
                 self._postpone(failure, dict(zip(paths, batch, strict=True)))
 
         await hashing.beside(transfer())
         self._advance(batch)
 
-    async def _send_trees(self, roots: Sequence[bytes]) -> None:
+    async def _send_trees(self, roots: Sequence[bytes], touched: set[str]) -> None:
         items = [item for root in roots for item in self.pending.within(root)]
         by_name, by_directory = _how_to_hash(items)
         directories = [item.row.path for item in items if item.row.kind == "d"]
@@ -108,8 +115,10 @@ class Outgoing:
             files={paths[item.row.path].encode(): item for item in by_name},
             directories={paths[path].encode(): found for path, found in by_directory.items()},
         )
-        command = self._command([one for top in tops for one in (top, *gocryptfs.own_companions(top))], below=True)
-        await hashing.beside(self._transfer(command, hashing))
+        above = tops[0].rpartition("/")[0]
+        command = rsync.send_trees(self.tool, self.view, self.place, above, self._named(tops, above))
+        await hashing.beside(self._transfer(command, hashing.notice, above=above))
+        touched.add(above or ".")
         self._advance([item for item in items if not item.row.link])  # groups were counted when they were sent
 
     async def _companions(self, batch: Sequence[Item], paths: Sequence[str], *, sure: bool) -> list[str]:
@@ -124,9 +133,15 @@ class Outgoing:
     def _command(self, paths: Sequence[str], **how: bool) -> list[str]:
         return rsync.send_listed(self.tool, self.view, self.place, self.transfers.listed(path.encode() for path in paths), **how)
 
-    async def _transfer(self, command: list[str], hashing: HashingBeside) -> None:
-        capabilities = self.place.capabilities
-        await patiently(lambda: self.transfers.counted(command, self.gauge, capabilities=capabilities, on_item=hashing.notice))
+    def _named(self, tops: Sequence[str], above: str) -> rsync.Listed:
+        """Directories of one directory, and what gocryptfs keeps for them there, by their names."""
+        listed = [one.encode() for top in tops for one in (top, *gocryptfs.own_companions(top))]
+        named = [path.removeprefix(f"{above}/".encode()) for path in listed]
+        return named if rsync.are_few(listed) else self.transfers.list_file(named)
+
+    async def _transfer(self, command: list[str], on_item: Callable[[Line], None] | None = None, above: str = "") -> None:
+        to = self.place.capabilities
+        await patiently(lambda: self.transfers.counted(command, self.gauge, capabilities=to, above=above, on_item=on_item))
 
     def _advance(self, items: Sequence[Item]) -> None:
         self.gauge.advance(sum(item.row.size for item in items), len(items))

@@ -46,6 +46,7 @@ _UNCHANGED_FOLDERS: Final = """
 """
 _PAGE: Final = 1000
 _TRAVELS: Final = f"change & {SENT} AND NOT change & {KEPT_BACK} AND NOT carried"
+_UNGROUPED: Final = f"{_TRAVELS} AND NOT EXISTS (SELECT 1 FROM pending.groups g WHERE g.inode = c.inode AND g.path = c.path)"
 _TAKEN_BACK: Final = f"carried AND change & {Change.KIND | Change.CONTENT | Change.DOUBTFUL} AND NOT change & {KEPT_BACK}"
 """What the tree can carry no longer: what the target has of it goes."""
 _UNPROVEN: Final = f"(kind = 'f' AND change & {Change.INODE} AND NOT change & {REPLACED | KEPT_BACK | Change.HASHED})"
@@ -163,13 +164,14 @@ class Pending:
 
     def ungrouped(self) -> Iterator[Item]:
         """Those of `to_send` that are in none of `link_groups`."""
-        return self.select(f"{_TRAVELS} AND NOT EXISTS (SELECT 1 FROM pending.groups g WHERE g.inode = c.inode AND g.path = c.path)")
+        return self.select(_UNGROUPED)
 
     def told_in(self, directories: Collection[bytes]) -> Iterator[Item]:
         """Those of `ungrouped` whose directory is one of these; the top is in itself."""
-        for item in self.ungrouped() if directories else ():
-            if parent(item.row.path) in directories:
-                yield item
+        self.database.execute("CREATE TEMP TABLE IF NOT EXISTS told (path BLOB PRIMARY KEY) WITHOUT ROWID")
+        self.database.execute("DELETE FROM temp.told")
+        self.database.executemany("INSERT INTO temp.told VALUES (?)", ((path,) for path in directories))
+        yield from self.select(f"{_UNGROUPED} AND c.parent IN (SELECT path FROM temp.told)")
 
     def within(self, path: bytes) -> list[Item]:
         """A directory and all below it, of what changes."""

@@ -6,7 +6,8 @@ every directory is in a later plan: there a name that came since the survey woul
 if the snapshot changed meanwhile, and all of it is compared with the target next time.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from offsited.core.manifest import TOP, parent, parents
@@ -19,7 +20,7 @@ class Division(NamedTuple):
     told: frozenset[bytes]
     """Directories of which each entry is named, `Pending.told_in`."""
     lots: list[list[bytes]]
-    """Topmost directories of subtrees, those of one transfer together."""
+    """Topmost directories of subtrees, those of one transfer together: all of them in one directory."""
 
 
 def divide(pending: Pending, limit: int) -> Division:
@@ -38,7 +39,8 @@ def divide(pending: Pending, limit: int) -> Division:
         else:
             told.add(path)
             left += below.get(path, ())
-    return Division(frozenset(told), list(_lots(sorted(roots), limit)))
+    gathered = itertools.groupby(sorted(roots, key=lambda root: (parent(root[0]), root)), key=lambda root: parent(root[0]))
+    return Division(frozenset(told), [lot for _, within in gathered for lot in _lots(within, limit)])
 
 
 def _below(counts: dict[bytes, int]) -> dict[bytes, list[bytes]]:
@@ -59,7 +61,7 @@ def _sizes(counts: dict[bytes, int]) -> dict[bytes, int]:
     return sizes
 
 
-def _lots(roots: list[tuple[bytes, int]], limit: int) -> Iterator[list[bytes]]:
+def _lots(roots: Iterable[tuple[bytes, int]], limit: int) -> Iterator[list[bytes]]:
     lot: list[bytes] = []
     size = 0
     for path, entries in roots:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -94,11 +94,16 @@ class Transfers:
         *,
         capabilities: tuple[str, ...],
         sealed: bool = True,
+        above: str = "",
         on_item: Callable[[Item], None] | None = None,
     ) -> None:
-        """As `run`, shown by a gauge while it runs, and added to the tally. `on_item` is given each item before its content is read."""
+        """As `run`, shown by a gauge while it runs, and added to the tally. `on_item` is given each item before its content is read.
+
+        `sealed`: it is of the encrypted tree; `above`: its paths are told relative to this directory of it.
+        """
         with gauge.transfer() as told:
-            await self.run(command, capabilities=capabilities, on_line=_Counter(self.tally, told, on_item or _nobody, sealed=sealed))
+            counter = _Counter(self.tally, told, on_item or _nobody, sealed=sealed, above=above.encode())
+            await self.run(command, capabilities=capabilities, on_line=counter)
 
     async def fetched(self, command: list[str], start: Progress, *, sealed: bool = True) -> None:
         """As `counted`, of an rsync that writes here. Raise JobFailed if it is this machine's place that does not take it."""
@@ -129,11 +134,14 @@ class Transfers:
 class _Counter:
     """Listens to one rsync."""
 
-    def __init__(self, tally: Tally, told: Callable[[int, int], None], on_item: Callable[[Item], None], *, sealed: bool) -> None:
+    def __init__(
+        self, tally: Tally, told: Callable[[int, int], None], on_item: Callable[[Item], None], *, sealed: bool, above: bytes
+    ) -> None:
         self._tally = tally
         self._told = told
         self._on_item = on_item
         self._sealed = sealed
+        self._above = above
         self._entries = 0
 
     def __call__(self, line: bytes) -> None:
@@ -143,7 +151,7 @@ class _Counter:
                 self._told(bytes_done, self._entries)
             case Item() as item:
                 if self._sealed:
-                    item = replace(item, path=rsync.in_mirror(item.path))
+                    item = Item(item.change, item.length, self._above + b"/" + item.path if self._above else rsync.in_mirror(item.path))
                 self._tally.take(item, sealed=self._sealed)
                 self._on_item(item)
             case None:

@@ -18,8 +18,8 @@ PLACE = Place("u@h:/srv/x", "/srv/x", ("--rsh=ssh", "--bwlimit=4M"), ("--fsync",
 SENDING = [
     rsync.send_listed("rsync", VIEW, PLACE, LIST),
     rsync.send_listed("rsync", VIEW, PLACE, LIST, again=True),
-    rsync.send_listed("rsync", VIEW, PLACE, LIST, below=True),
     rsync.put("rsync", [VIEW], PLACE),
+    rsync.send_trees("rsync", VIEW, PLACE, "a/b", LIST),
 ]
 REPLACING = rsync.send_listed("rsync", VIEW, PLACE, LIST, force=True)
 DELETING = [
@@ -36,7 +36,7 @@ READING = [
 ]
 CLEARING = rsync.empty_partial("rsync", VIEW, PLACE)
 EVERY = [*SENDING, *DELETING, *READING, CLEARING]
-INTO_MIRROR = [SENDING[0], SENDING[1], SENDING[2], DELETING[0], REPLACING]
+INTO_MIRROR = [SENDING[0], SENDING[1], DELETING[0], REPLACING]
 
 
 def _deletes(command: list[str]) -> list[str]:
@@ -100,6 +100,14 @@ def test_what_writes_into_the_mirror(command: list[str]) -> None:
     """
     assert {"--temp-dir=partial", "--partial-dir=/srv/x/partial", PLACE.exact_times, "--numeric-ids", "--fsync"} <= set(command)
     assert command[-2:] == [f"{VIEW.parent}/", "u@h:/srv/x/"]
+
+
+def test_whole_directories_go_from_where_they_are_to_where_they_will_be() -> None:
+    """rsync of 3.5.0 walks every way component by component: source and destination are as deep as can be."""
+    command = rsync.send_trees("rsync", VIEW, PLACE, "a/b", [b"-x", b"y"])
+    assert command[-4:] == ["--relative", f"{VIEW}/a/b/./-x", f"{VIEW}/a/b/./y", "u@h:/srv/x/current/a/b/"]
+    assert {"--recursive", "--partial-dir=/srv/x/partial", PLACE.exact_times, "--numeric-ids", "--fsync"} <= set(command)
+    assert rsync.send_trees("rsync", VIEW, PLACE, "", LIST)[-2:] == [f"{VIEW}/", "u@h:/srv/x/current/"]
 
 
 @pytest.mark.parametrize("command", EVERY)

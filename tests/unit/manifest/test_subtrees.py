@@ -69,6 +69,7 @@ def test_all_that_travels_and_nothing_else(files: set[str], links: set[str], lim
             assert len(set(other)) == len(other), "no subtree within another"
             assert all(os.path.isdir(top / os.fsdecode(path)) for path in {*one} & {*other}), "no file twice"
             for lot in division.lots:
+                assert len({root.rpartition(b"/")[0] for root in lot}) == 1, "of one directory"
                 assert len([1 for root in lot for _ in pending.within(root)]) <= limit + 1 or len(lot) == 1
             on_disk = {
                 os.fsencode(Path(below, name).relative_to(top))
@@ -101,4 +102,4 @@ def test_what_cannot_be_read_is_not_walked_into(tmp_path: Path) -> None:
         pending.database.execute("INSERT INTO pending.unread VALUES (x'612f64656570', x'61', 5)")
         division = divide(pending, 100)
         assert division.told == {b"", b"a", b"a/deep"}
-        assert division.lots == [[b"a/deep/secret", b"b"]]
+        assert division.lots == [[b"b"], [b"a/deep/secret"]]

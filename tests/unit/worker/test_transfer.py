@@ -16,6 +16,7 @@ from offsited.core.progress import Phase, Progress
 from offsited.core.rsync import Place
 from offsited.core.rsync_output import Topmost, obstacles, parse_listed
 from offsited.errors import JobFailed
+from offsited.worker import gauge as gauging
 from offsited.worker import transfer
 from offsited.worker.gauge import Gauge
 from offsited.worker.transfer import TransferFailed, Transfers, abreast
@@ -385,6 +386,7 @@ def test_a_program_that_is_not_there(transfers: Transfers, tool: str) -> None:
 def test_progress_follows_what_rsync_says(transfers: Transfers, sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Progress] = []
     monkeypatch.setattr(transfers.report, "progress", told.append)
+    monkeypatch.setattr(gauging, "_EVERY", 0)
     make(sides.view, *(f"d/f{number}" for number in range(50)))
     start = Progress(Phase.SENDING, bytes_total=999, entries_total=51)
     command = rsync.send_listed(TOOLS.rsync, sides.view, sides.place, listed_all(transfers, sides))
@@ -525,6 +527,7 @@ def test_a_gauge_shows_what_runs_and_what_is_done(transfers: Transfers, monkeypa
     """What an attempt told goes with it: the next one tells it again."""
     told: list[Progress] = []
     monkeypatch.setattr(transfers.report, "progress", told.append)
+    monkeypatch.setattr(gauging, "_EVERY", 0)
     gauge = Gauge(transfers.report, Progress(Phase.SENDING, bytes_total=100, entries_total=10))
     with gauge.transfer() as first:
         first(10, 1)
