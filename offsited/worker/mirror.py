@@ -332,8 +332,8 @@ class Mirror:
     async def _commit(self, shown: _Shown, view: View) -> None:
         """Flush, then the commit file, then flush again: a commit is at the target only if all that it speaks of is."""
         self.job.report.phase(Phase.COMMITTING)
-        # What was sent reaches the disk while the segment is written; the second flush has little left to do.
-        listed, _ = await asyncio.gather(asyncio.to_thread(self._write_segment), self.target.flush())
+        # What was sent reaches the disk meanwhile; the second flush has little left to do.
+        listed, _ = await asyncio.gather(asyncio.to_thread(self._conclude), self.target.flush())
         await self._put(shown, self._stage(listed))
         await self.target.flush()
         content = encode(self._new_commit(listed))
@@ -346,6 +346,12 @@ class Mirror:
         await asyncio.to_thread(self._confirm, announced, content)
         self.job.report.note(commit=digest(content))
         await self._tidy(shown, listed)
+
+    def _conclude(self) -> tuple[SegmentFile, ...]:
+        """Write the manifest's new segment, and prepare the ledger for the commit. Return the manifest."""
+        listed = self._write_segment()
+        self.pending.enter()
+        return listed
 
     def _write_segment(self) -> tuple[SegmentFile, ...]:
         """Append what changed to the manifest, as a file of it."""

@@ -103,6 +103,7 @@ class Pending:
         """Open it; `fresh`: begin a new one, and forget what an earlier run left."""
         self.ledger = ledger
         self.database = ledger.database
+        self._entered = False
         if fresh:
             file.unlink(missing_ok=True)
         self.database.execute("ATTACH ? AS pending", (str(file),))
@@ -117,6 +118,7 @@ class Pending:
         try:
             yield found
         finally:
+            found._leave()
             found.written()
             # An error on its way up may still hold a query.
             with suppress(sqlite3.OperationalError):
@@ -382,8 +384,14 @@ class Pending:
 
     def written(self) -> None:
         """End what `begin` began, if anything."""
-        if self.database.in_transaction:
+        if self.database.in_transaction and not self._entered:
             self.database.execute("COMMIT")
+
+    def _leave(self) -> None:
+        """Forget what `enter` prepared, if no `commit` came."""
+        if self._entered:
+            self.database.execute("ROLLBACK")
+            self._entered = False
 
     # --- its end ---------------------------------------------------------------------------------------------------
 
@@ -411,25 +419,41 @@ class Pending:
 
         Where nothing was to be committed, `digest` is that of the ledger: what is known of inodes and directories is kept none the less.
         """
+        if not self._entered:
+            self.enter()
+        self.ledger.set_fact("commit", digest)
+        self.database.execute("COMMIT")
+        self._entered = False
+
+    def enter(self) -> None:
+        """Prepare `commit` in an open transaction, which ends with it or comes to nothing: it takes a while where much changed."""
         self.written()
         doubts = f"change & {Change.HELD} AND change & {Change.DOUBTFUL}"
         self.database.execute("DROP TABLE IF EXISTS temp.kept_doubts")
         self.database.execute(
             f"CREATE TEMP TABLE kept_doubts AS SELECT * FROM main.doubts WHERE path IN (SELECT path FROM pending.changes WHERE {doubts})"
         )
-        with self.ledger.changing():
-            self.ledger.take_over(((path, row) for path, row, _ in self._outcome()), digest, forgetting=False)
-            self.database.execute("INSERT INTO main.doubts SELECT * FROM temp.kept_doubts")
-            self.ledger.set_fact("device", self.fact("device"))
-            self.database.execute(
-                "UPDATE main.directories SET signature = nullif(f.signature, x'') FROM pending.folders f WHERE f.path = directories.path"
-            )
-            for unsure in (
-                "SELECT path FROM pending.unread UNION SELECT parent FROM pending.unread",
-                f"SELECT parent FROM pending.changes WHERE change & {Change.HELD}",
-                f"SELECT parent FROM pending.changes WHERE {_UNPROVEN} OR (kind = 'f' AND sha256 = x'' AND NOT change & {KEPT_BACK})",
-            ):
-                self.database.execute(f"UPDATE main.directories SET signature = NULL WHERE path IN ({unsure})")
+        self.database.execute("BEGIN IMMEDIATE")
+        self._entered = True
+        try:
+            self._take_over()
+        except BaseException:
+            self._leave()
+            raise
+
+    def _take_over(self) -> None:
+        self.ledger.take_over(((path, row) for path, row, _ in self._outcome()), self.ledger.commit_digest, forgetting=False)
+        self.database.execute("INSERT INTO main.doubts SELECT * FROM temp.kept_doubts")
+        self.ledger.set_fact("device", self.fact("device"))
+        self.database.execute(
+            "UPDATE main.directories SET signature = nullif(f.signature, x'') FROM pending.folders f WHERE f.path = directories.path"
+        )
+        for unsure in (
+            "SELECT path FROM pending.unread UNION SELECT parent FROM pending.unread",
+            f"SELECT parent FROM pending.changes WHERE change & {Change.HELD}",
+            f"SELECT parent FROM pending.changes WHERE {_UNPROVEN} OR (kind = 'f' AND sha256 = x'' AND NOT change & {KEPT_BACK})",
+        ):
+            self.database.execute(f"UPDATE main.directories SET signature = NULL WHERE path IN ({unsure})")
 
     def _outcome(self) -> Iterator[tuple[bytes, Row | None, bool]]:
         """Each path that is to be entered, its row (None = gone), and whether that is news for the manifest."""

@@ -75,6 +75,22 @@ def test_a_commit_that_fails_changes_nothing(top: Path, bench: Bench, monkeypatc
     assert (bench.rows(), _signatures(bench)) == (before, remembered)
 
 
+def test_what_was_prepared_for_a_commit_that_never_came_is_forgotten(top: Path, bench: Bench) -> None:
+    tree(top)
+    bench.sync(top)
+    before, remembered = bench.rows(), _signatures(bench)
+    (top / "f").write_text("changed")
+    bench.survey(top)
+    with bench.plan() as (_, pending):
+        pending.enter()
+        pending.begin()
+        pending.written()
+        assert bench.rows() == before, "to others, until then"
+    assert (bench.rows(), _signatures(bench)) == (before, remembered)
+    bench.sync(top)
+    assert bench.rows() != before
+
+
 def _fail(*_: object) -> None:
     raise OSError("full")
 
