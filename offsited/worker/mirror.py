@@ -207,12 +207,13 @@ class Mirror:
             entries=total.entries_total,
             size=total.bytes_total,
             whole=self.whole,
+            streams=1 if mirror is None or any(map(mounts.may_turn, (self.opened.descriptor, mirror))) else self._place.lanes,
             mirror=mirror,
         )
         await outgoing.send(([item] for item in self.pending.again()), again=True)
         await outgoing.send(self._groups())
         if self._seeding and not self.whole:
-            division = await asyncio.to_thread(divide, self.pending, outgoing.lot)
+            division = await asyncio.to_thread(divide, self.pending, outgoing.lot, outgoing.weight)
             await outgoing.send([item] for item in self.pending.told_in(division.told))
             await outgoing.send_trees(division.lots)
         else:

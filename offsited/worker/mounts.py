@@ -5,6 +5,7 @@ Everything happens in the job's own mount namespace, which the kernel takes away
 mounted for everybody to see (worker.mounting).
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -17,6 +18,7 @@ _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
 """System call numbers; the same on every architecture since Linux 5.1, but for alpha."""
 
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x02, 0x04, 0x08
+_BLOCK_DEVICES: Final = Path("/sys/dev/block")
 _AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
@@ -100,6 +102,16 @@ def detach(point: Path) -> None:
     while find(point) is not None:
         if _libc.umount2(os.fsencode(point), _MNT_DETACH) < 0:
             return
+
+
+def may_turn(descriptor: int) -> bool:
+    """Whether what lies there may be on a disk that turns: the kernel does not say that it is none (sysfs, queue/rotational)."""
+    device = os.fstat(descriptor).st_dev
+    beside = _BLOCK_DEVICES / f"{os.major(device)}:{os.minor(device)}"
+    for queue in (beside / "queue", beside / ".." / "queue"):  # a partition has none of its own
+        with contextlib.suppress(OSError):
+            return (queue / "rotational").read_text().strip() != "0"
+    return True
 
 
 def flush(directory: Path) -> None:

@@ -26,6 +26,8 @@ _WORTHWHILE: Final = 500
 """Entries from which on a transfer is cut for a second lane: each begins with 50 ms and the directories above."""
 _SMALL: Final = 1 << 20
 """Bytes of a file on average, below which its cost is not its content's."""
+_HEAVY: Final = 256 << 20
+"""Bytes from which on a transfer is cut for the sake of another lane."""
 _AT_ONCE: Final = 64 << 20
 """Bytes that are surely still in the page cache when rsync, or the hashing beside it, comes to them."""
 
@@ -49,6 +51,8 @@ class Outgoing:
     """Bytes of them."""
     whole: bool = False
     """Nothing is taken for granted of what the target has."""
+    streams: int = 1
+    """Large files that may be read and written at the same time: disks that turn want one."""
     mirror: int | None = None
     """Descriptor of the mirror's top, where it is on this machine."""
     postponed: list[Item] = field(default_factory=list)
@@ -56,7 +60,7 @@ class Outgoing:
 
     async def send(self, groups: Iterable[Sequence[Item]], *, again: bool = False) -> None:
         """Send groups of items, each group by one rsync. `again`: also what looks unchanged."""
-        await self._side_by_side(self._send(batch, again=again) for batch in batches(groups, self.limit))
+        await self._side_by_side(self._send(batch, again=again) for batch in batches(groups, self.limit, self.weight))
 
     async def send_trees(self, lots: Iterable[Sequence[bytes]]) -> None:
         """Send directories with all below them, each lot by one rsync: directories of one directory, which is at the target.
@@ -69,9 +73,9 @@ class Outgoing:
             await self._transfer(self._command(sorted(touched)))
 
     async def _side_by_side(self, work: Iterator[Coroutine[Any, Any, None]]) -> None:
-        """Where files are small what costs time is what is done for each of them, one after the other: two transfers keep two processors
-        busy. Large files are read and written one at a time, as disks that turn want it."""
-        await abreast(work, self.place.lanes if self.size < self.entries * _SMALL else 1)
+        """What costs time is what is done for each small file, and encrypting each large one, one after the other: several transfers keep
+        the processors busy."""
+        await abreast(work, self.place.lanes if self.size < self.entries * _SMALL else min(self.place.lanes, self.streams))
 
     @property
     def limit(self) -> int:
@@ -82,6 +86,11 @@ class Outgoing:
     def lot(self) -> int:
         """Entries of one transfer of subtrees. Small ones: no lane is left alone at the end with a long one."""
         return min(_LOT, max(_WORTHWHILE, self.entries // self.place.lanes // 4))
+
+    @property
+    def weight(self) -> int:
+        """Bytes of one transfer."""
+        return max(_HEAVY, self.size // self.place.lanes // 4)
 
     async def _send(self, batch: Sequence[Item], *, again: bool) -> None:
         paths = await self.sealed.of([sealed_from(item.row.path) for item in batch])
@@ -167,16 +176,17 @@ def sealed_from(path: bytes) -> bytes:
     return f"{names.BACKUP_DIR}/".encode() + path if path else names.BACKUP_DIR.encode()
 
 
-def batches(groups: Iterable[Sequence[Item]], limit: int = BATCH) -> Iterator[list[Item]]:
-    """Join groups to batches: of so many entries at most, and such that their names have room in a command line."""
+def batches(groups: Iterable[Sequence[Item]], limit: int = BATCH, weight: int = _HEAVY) -> Iterator[list[Item]]:
+    """Join groups to batches: of so many entries and bytes at most, and such that their names have room in a command line."""
     batch: list[Item] = []
-    room = 0
+    room = left = 0
     for group in groups:
-        cost = sum(map(_cost, group))
-        if batch and (len(batch) + len(group) > limit or cost > room):
+        cost, size = sum(map(_cost, group)), sum(item.row.size for item in group)
+        if batch and (len(batch) + len(group) > limit or cost > room or size > left):
             yield batch
             batch = []
         room = (room if batch else rsync.ARGUMENTS_MAX) - cost
+        left = (left if batch else weight) - size
         batch.extend(group)
     if batch:
         yield batch

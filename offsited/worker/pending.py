@@ -182,9 +182,9 @@ class Pending:
         below = self.database.execute(query, (path + b"/" if path else TOP, path == TOP, path + b"0"))
         return [*([own] if own else []), *(Item(change, unflatten(path, columns)) for path, change, *columns in below)]
 
-    def crowd(self) -> Iterator[tuple[bytes, int]]:
-        """Each directory in which something travels, with how many entries do."""
-        query = f"SELECT parent, count(*) FROM pending.changes WHERE path != x'' AND {_TRAVELS} GROUP BY parent"
+    def crowd(self) -> Iterator[tuple[bytes, int, int]]:
+        """Each directory in which something travels, with how many entries do, and the bytes of them."""
+        query = f"SELECT parent, count(*), coalesce(sum(size), 0) FROM pending.changes WHERE path != x'' AND {_TRAVELS} GROUP BY parent"
         yield from self.database.execute(query)
 
     def kept_out(self) -> Iterator[bytes]:

@@ -7,11 +7,14 @@ if the snapshot changed meanwhile, and all of it is compared with the target nex
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
 
+from offsited.core.limits import Count
 from offsited.core.manifest import TOP, parent, parents
 from offsited.worker.pending import Pending
+
+_NOTHING: Final = Count(0, 0)
 
 
 class Division(NamedTuple):
@@ -23,27 +26,28 @@ class Division(NamedTuple):
     """Topmost directories of subtrees, those of one transfer together: all of them in one directory."""
 
 
-def divide(pending: Pending, limit: int) -> Division:
-    """Given a plan against nothing, return it cut, with lots of at most `limit` entries each."""
-    counts = dict(pending.crowd())
+def divide(pending: Pending, limit: int, weight: int) -> Division:
+    """Given a plan against nothing, return it cut, with lots of at most `limit` entries and `weight` bytes each."""
+    counts = {path: Count(entries, size) for path, entries, size in pending.crowd()}
     unfit = {one for path in pending.kept_out() for one in (path, TOP, *parents(path))}
     below = _below(counts)
     sizes = _sizes(counts)
     told: set[bytes] = set()
-    roots: list[tuple[bytes, int]] = []
+    roots: list[tuple[bytes, Count]] = []
     left = [TOP]
     while left:
         path = left.pop()
-        if path not in unfit and sizes.get(path, 0) <= limit:
-            roots.append((path, sizes.get(path, 0)))
+        whole = sizes.get(path, _NOTHING)
+        if path not in unfit and whole.entries <= limit and whole.bytes <= weight:
+            roots.append((path, whole))
         else:
             told.add(path)
             left += below.get(path, ())
     gathered = itertools.groupby(sorted(roots, key=lambda root: (parent(root[0]), root)), key=lambda root: parent(root[0]))
-    return Division(frozenset(told), [lot for _, within in gathered for lot in _lots(within, limit)])
+    return Division(frozenset(told), [lot for _, within in gathered for lot in _lots(within, limit, weight)])
 
 
-def _below(counts: dict[bytes, int]) -> dict[bytes, list[bytes]]:
+def _below(counts: Mapping[bytes, Count]) -> dict[bytes, list[bytes]]:
     """The directories with entries in each directory."""
     found: dict[bytes, list[bytes]] = {}
     for path in counts:
@@ -52,23 +56,28 @@ def _below(counts: dict[bytes, int]) -> dict[bytes, list[bytes]]:
     return found
 
 
-def _sizes(counts: dict[bytes, int]) -> dict[bytes, int]:
-    """The entries below each directory, at any depth."""
+def _sizes(counts: Mapping[bytes, Count]) -> dict[bytes, Count]:
+    """What lies below each directory, at any depth."""
     sizes = dict(counts)
     for path in sorted(counts, key=lambda path: path.count(b"/"), reverse=True):
         if path != TOP:
-            sizes[parent(path)] = sizes.get(parent(path), 0) + sizes[path]
+            sizes[parent(path)] = _sum(sizes.get(parent(path), _NOTHING), sizes[path])
     return sizes
 
 
-def _lots(roots: Iterable[tuple[bytes, int]], limit: int) -> Iterator[list[bytes]]:
+def _lots(roots: Iterable[tuple[bytes, Count]], limit: int, weight: int) -> Iterator[list[bytes]]:
     lot: list[bytes] = []
-    size = 0
-    for path, entries in roots:
-        if lot and size + entries + 1 > limit:
+    taken = _NOTHING
+    for path, whole in roots:
+        together = _sum(taken, whole)
+        if lot and (together.entries + len(lot) + 1 > limit or together.bytes > weight):
             yield lot
-            lot, size = [], 0
+            lot, together = [], whole
         lot.append(path)
-        size += entries + 1
+        taken = together
     if lot:
         yield lot
+
+
+def _sum(one: Count, other: Count) -> Count:
+    return Count(one.entries + other.entries, one.bytes + other.bytes)

@@ -68,7 +68,7 @@ def _corpus(files: int) -> Iterator[tuple[Path, int]]:
     """The days of the corpus on a file system of their own, and the bytes of the first."""
     SNAPSHOT.mkdir(exist_ok=True)
     (PLACE / "corpus").mkdir(exist_ok=True)
-    disk = Disk(PLACE, "ext4", (3 << 30) + files * 20_000)
+    disk = Disk(PLACE, "ext4", (5 << 30) + files * 20_000)
     must("mount", disk.device, PLACE / "corpus")
     try:
         top = PLACE / "corpus" / "days"

@@ -13,6 +13,8 @@ from typing import Final
 
 _EVERY: Final = 0.2
 """Seconds between two looks at the memory."""
+_RESTS: Final = 30
+"""How many times as long as a look takes it is waited at least: a look holds up whoever has much memory."""
 _SECTOR: Final = 512
 _CGROUP: Final = Path("/sys/fs/cgroup/cpu.stat")
 _NETWORK: Final = Path("/sys/class/net/net0/statistics")
@@ -92,8 +94,11 @@ class _Sampler(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        while not self._end.wait(_EVERY):
+        pause = _EVERY
+        while not self._end.wait(pause):
+            begun = time.monotonic()
             self.most = max(self.most, sum(map(memory, _processes() - self._idle)))
+            pause = max(_EVERY, (time.monotonic() - begun) * _RESTS)
         self.cost = time.thread_time()
 
 

@@ -55,13 +55,13 @@ def walked(pending: Pending, division: Division) -> list[bytes]:
     return [item.row.path for lot in division.lots for root in lot for item in pending.within(root)]
 
 
-@given(FILES, LINKS, st.integers(1, 40))
+@given(FILES, LINKS, st.integers(1, 40), st.integers(1, 200))
 @settings(deadline=None)
-def test_all_that_travels_and_nothing_else(files: set[str], links: set[str], limit: int) -> None:
+def test_all_that_travels_and_nothing_else(files: set[str], links: set[str], limit: int, weight: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         top = Path(directory, "top")
         with planned(Path(directory), files, links) as pending:
-            division = divide(pending, limit)
+            division = divide(pending, limit, weight)
             travelling = {item.row.path for item in pending.to_send()}
             one, other = told(pending, division), walked(pending, division)
             assert {*one, *other} == travelling
@@ -70,6 +70,7 @@ def test_all_that_travels_and_nothing_else(files: set[str], links: set[str], lim
             assert all(os.path.isdir(top / os.fsdecode(path)) for path in {*one} & {*other}), "no file twice"
             for lot in division.lots:
                 assert len({root.rpartition(b"/")[0] for root in lot}) == 1, "of one directory"
+                assert sum(item.row.size for root in lot for item in pending.within(root) if item.row.kind != "d") <= weight
                 assert len([1 for root in lot for _ in pending.within(root)]) <= limit + 1 or len(lot) == 1
             on_disk = {
                 os.fsencode(Path(below, name).relative_to(top))
@@ -91,7 +92,7 @@ def test_all_that_travels_and_nothing_else(files: set[str], links: set[str], lim
 )
 def test_where_it_is_cut(tmp_path: Path, limit: int, roots: list[list[bytes]], names: list[bytes]) -> None:
     with planned(tmp_path, {"a/1", "a/2", "a/3", "b/1", "top"}) as pending:
-        division = divide(pending, limit)
+        division = divide(pending, limit, 1000)
         assert division.lots == roots
         assert told(pending, division) == names
 
@@ -100,6 +101,6 @@ def test_what_cannot_be_read_is_not_walked_into(tmp_path: Path) -> None:
     """rsync would stumble over it and fail."""
     with planned(tmp_path, {"a/deep/secret/1", "b/1"}) as pending:
         pending.database.execute("INSERT INTO pending.unread VALUES (x'612f64656570', x'61', 5)")
-        division = divide(pending, 100)
+        division = divide(pending, 100, 1000)
         assert division.told == {b"", b"a", b"a/deep"}
         assert division.lots == [[b"b"], [b"a/deep/secret"]]

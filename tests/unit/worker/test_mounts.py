@@ -159,3 +159,29 @@ def test_every_name_in_mountinfo_is_read(name: bytes) -> None:
     line = b"36 35 98:0 /mnt1 /" + escaped + b" rw,noatime master:1 - ext3 " + escaped + b" rw,errors=continue"
     found = mounts._parse(line)
     assert (found.point, found.file_system, found.source) == (b"/" + name, "ext3", name)
+
+
+@pytest.mark.parametrize(("said", "found"), [("0", False), ("1", True)])
+@pytest.mark.parametrize("partition", [False, True])
+def test_whether_a_disk_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, found: bool, partition: bool) -> None:  # noqa: FBT001 - a table
+    """As sysfs says it: of the disk, for a partition of it too."""
+    disk = tmp_path / "sys/devices/pci/block/sda"
+    (disk / "queue").mkdir(parents=True)
+    (disk / "sda1").mkdir()
+    (disk / "queue/rotational").write_text(f"{said}\n")
+    device = os.stat(tmp_path).st_dev
+    links = tmp_path / "sys/dev/block"
+    links.mkdir(parents=True)
+    (links / f"{os.major(device)}:{os.minor(device)}").symlink_to(disk / "sda1" if partition else disk)
+    monkeypatch.setattr(mounts, "_BLOCK_DEVICES", links)
+    descriptor = os.open(tmp_path, DIRECTORY)
+    assert mounts.may_turn(descriptor) is found
+    os.close(descriptor)
+
+
+def test_of_what_the_kernel_says_nothing_a_disk_may_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system of several disks, or of none."""
+    monkeypatch.setattr(mounts, "_BLOCK_DEVICES", tmp_path)
+    descriptor = os.open(tmp_path, DIRECTORY)
+    assert mounts.may_turn(descriptor)
+    os.close(descriptor)

@@ -39,6 +39,18 @@ def test_a_group_is_never_cut(sizes: list[int], limit: int) -> None:
         assert len(one) + len(first) > limit, "no more batches than needed"
 
 
+@given(st.lists(st.integers(0, 20), max_size=30))
+def test_a_transfer_is_not_too_heavy(sizes: list[int]) -> None:
+    """But for a single larger file: where large ones may travel side by side, each lane gets some."""
+    groups = [[Item(Change.NEW, Row(b"%d" % number, "f", 0o600, size=size))] for number, size in enumerate(sizes)]
+    found = list(outgoing.batches(groups, weight=10))
+    assert [one for batch in found for one in batch] == [one for group in groups for one in group]
+    for batch in found:
+        assert sum(one.row.size for one in batch) <= 10 or len(batch) == 1
+    for one, other in itertools.pairwise(found):
+        assert sum(item.row.size for item in one) + other[0].row.size > 10, "no more than needed"
+
+
 @given(st.lists(st.tuples(st.sampled_from("fdl"), st.sampled_from([1, 40, 175, 176, 255]), st.integers(0, 12)), min_size=1, max_size=40))
 def test_a_transfer_has_room_in_a_command_line(shapes: list[tuple[str, int, int]]) -> None:
     """With what gocryptfs keeps for each: its long name, and the IV of a directory."""
