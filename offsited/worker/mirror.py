@@ -6,7 +6,7 @@ import gzip
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -32,7 +32,7 @@ from offsited.worker.snapshot import Snapshot, check_finished
 from offsited.worker.subtrees import divide
 from offsited.worker.target import Found, Target
 from offsited.worker.there import There
-from offsited.worker.transfer import TransferFailed, Transfers, patiently
+from offsited.worker.transfer import TransferFailed, Transfers, patiently, together
 from offsited.worker.view import View, mounted, require
 
 CANARY: Final = "canary"
@@ -83,15 +83,23 @@ class Mirror:
     deleted: int = field(default=0)
     """Entries deleted at the target."""
 
-    async def run(self) -> None:
-        """Mount the view, take the steps, end gocryptfs. Raise JobFailed."""
+    async def run(self, judged: Awaitable[bool]) -> bool:
+        """Mount the view, take the steps, end gocryptfs. Raise JobFailed.
+
+        `judged` tells, while gocryptfs starts, whether there is anything to do, with what the limits hold taken out; return that.
+        """
         self.job.report.phase(Phase.VIEW)
         await require(self.job.tools.gocryptfs)
         point, control = self.job.runtime / "view" / names.CURRENT_DIR, self.job.runtime / "control"
         point.parent.mkdir(mode=0o700)
         command = gocryptfs.reverse_mount(self.job.tools.gocryptfs, self.job.files.plain, point, control=control, notify=os.getpid())
         async with mounted(command, point, gocryptfs.REVERSE_FILE_SYSTEM, key=self.job.key) as view:
-            await view.guard(self._steps(view, SealedPaths(self.job, control)))
+            return await view.guard(self._steps_if(judged, view, SealedPaths(self.job, control)))
+
+    async def _steps_if(self, judged: Awaitable[bool], view: View, sealed: SealedPaths) -> bool:
+        if wanted := await judged:
+            await self._steps(view, sealed)
+        return wanted
 
     async def _steps(self, view: View, sealed: SealedPaths) -> None:
         paths = [names.BACKUP_DIR, names.OFFSITED_DIR, *(f"{names.OFFSITED_DIR}/{name}" for name in (CANARY, COMMIT_FILE, INTENT_FILE))]
@@ -111,8 +119,10 @@ class Mirror:
             raise
         await asyncio.to_thread(self._check_snapshot)
         await self._make_way(shown, postponed)
-        await self._delete(shown, view)
-        await self._commit(shown, view)
+        self.job.report.phase(Phase.DELETING)
+        doomed = await self._doomed(shown, view)
+        listed, _ = await together(asyncio.to_thread(self._conclude), self._delete(shown, *doomed))
+        await self._commit(shown, view, listed)
 
     def _check_view(self, shown: _Shown) -> None:
         """Raise JobFailed unless the view shows the opened snapshot, and a file written just now."""
@@ -281,25 +291,23 @@ class Mirror:
         listed = self.transfers.listed(_with_companions(paths))
         await self._run(rsync.send_listed(self._tool, shown.point, self._place, listed, force=True))
 
-    async def _delete(self, shown: _Shown, view: View) -> None:
-        """Delete what is gone: the plan's list, and in a comparison of everything what the target has beside what it should have."""
-        self.job.report.phase(Phase.DELETING)
+    async def _doomed(self, shown: _Shown, view: View) -> tuple[set[str], set[str]]:
+        """The encrypted paths of what goes: the plan's, and in a comparison of everything what the target has beside what it should have.
+
+        Those that the view has not, and those that it has, because they are excluded, or cannot be asked about.
+        """
         self.deleted = await asyncio.to_thread(self.pending.count_gone)
-        doomed, by_example = await self._doomed(shown)
+        doomed, by_example = await self._planned(shown)
         if self.there and not self.holding.verdict.deletions:
             surplus = self.there.doomed
             self.deleted += self.there.surplus.entries
             showable = {path for path in surplus if gocryptfs.may_be_shown(path)}
             doomed |= await view.look(lambda: _within_directories(shown.point, showable))
             by_example |= surplus - showable
-        if doomed:
-            listed = self.transfers.listed(_with_companions(doomed))
-            await self._run(rsync.delete_listed(self._tool, shown.point, self._place, listed))
-        if by_example:
-            await self._delete_by_example(shown, by_example)
+        return doomed, by_example
 
-    async def _doomed(self, shown: _Shown) -> tuple[set[str], set[str]]:
-        """The encrypted paths of the plan's deletions: those that the view has not, and those that it has, because they are excluded."""
+    async def _planned(self, shown: _Shown) -> tuple[set[str], set[str]]:
+        """The plan's deletions: what the view has not, and what it has."""
         doomed: set[str] = set()
         excluded: set[str] = set()
         for items in in_parts(self.pending.deletions()):
@@ -310,6 +318,15 @@ class Mirror:
                 elif self._is_there(parent(item.row.path), directory=True):  # else it went with all that was in it
                     doomed.add(path)
         return doomed, excluded
+
+    async def _delete(self, shown: _Shown, doomed: set[str], by_example: set[str]) -> None:
+        """Delete what goes, and begin to bring what was sent to the disk: the flush before the commit has little left to do."""
+        if doomed:
+            listed = self.transfers.listed(_with_companions(doomed))
+            await self._run(rsync.delete_listed(self._tool, shown.point, self._place, listed))
+        if by_example:
+            await self._delete_by_example(shown, by_example)
+        await self.target.flush()
 
     def _is_there(self, path: bytes, *, directory: bool = False) -> bool:
         try:
@@ -330,11 +347,9 @@ class Mirror:
 
     # --- commit ----------------------------------------------------------------------------------------------------
 
-    async def _commit(self, shown: _Shown, view: View) -> None:
+    async def _commit(self, shown: _Shown, view: View, listed: tuple[SegmentFile, ...]) -> None:
         """Flush, then the commit file, then flush again: a commit is at the target only if all that it speaks of is."""
         self.job.report.phase(Phase.COMMITTING)
-        # What was sent reaches the disk meanwhile; the second flush has little left to do.
-        listed, _ = await asyncio.gather(asyncio.to_thread(self._conclude), self.target.flush())
         await self._put(shown, self._stage(listed))
         await self.target.flush()
         content = encode(self._new_commit(listed))

@@ -79,8 +79,8 @@ class Outgoing:
 
     @property
     def limit(self) -> int:
-        """Entries of one transfer by list, such that there is one for each lane."""
-        return min(BATCH, max(_WORTHWHILE, -(-self.entries // self.place.lanes)))
+        """Entries of one transfer by list: a third of each lane's share, so that it travels while the names of the next are asked for."""
+        return min(BATCH, max(_WORTHWHILE, -(-self.entries // self.place.lanes // 3)))
 
     @property
     def lot(self) -> int:

@@ -5,8 +5,9 @@ import asyncio
 import itertools
 import math
 import os
+from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from offsited import names
 from offsited.core.commit import digest
@@ -130,18 +131,35 @@ class _Sync:
                 holding=holding,
                 key_file=key_file,
             )
-            await self._hold(mirror)
+
+            async def judged() -> bool:
+                await self._hold(mirror)
+                settled = standing is Standing.CONFIRMED and not whole and pending.is_empty
+                return not (settled and self._has_key_file(found, confirmed, key_file))
+
             try:
-                if standing is Standing.CONFIRMED and not whole and pending.is_empty and self._has_key_file(found, confirmed, key_file):
+                if not await self._work(mirror, judged()):
                     await asyncio.to_thread(pending.commit, confirmed.digest)
-                else:
-                    await mirror.run()
             finally:
                 self._count(mirror)
             await asyncio.to_thread(holding.conclude)
             self.job.report.note(key_file=key_file)
             await asyncio.to_thread(self._guard, key_file)
             return self._ending(mirror)
+
+    async def _work(self, mirror: Mirror, judged: Coroutine[Any, Any, bool]) -> bool:
+        """Bring the target up to date, unless there is nothing to do; return that. gocryptfs starts meanwhile where it is surely wanted."""
+        nothing = mirror.pending.is_empty
+        judging = asyncio.create_task(judged)
+        try:
+            if nothing and not await judging:
+                return False
+            return await mirror.run(judging)
+        except JobFailed:
+            await asyncio.gather(judging, return_exceptions=True)  # its threads work with what is about to be closed
+            raise
+        finally:
+            judging.cancel()
 
     async def _hold(self, mirror: Mirror) -> None:
         """Hold what exceeds the limits; where everything is compared with the target, the mirror does so when it has seen that."""

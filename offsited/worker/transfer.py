@@ -24,6 +24,7 @@ from offsited.worker.process import Ended, Listener
 from offsited.worker.report import Report
 
 _Result = TypeVar("_Result")
+_Other = TypeVar("_Other")
 
 PAUSES: Final = (5.0, 20.0)
 """Seconds before the second and the third try after a fault of the network."""
@@ -199,3 +200,15 @@ async def abreast(work: Iterator[Coroutine[Any, Any, None]], count: int) -> None
         for one in lanes:
             one.cancel()
         await asyncio.wait(lanes)
+
+
+async def together(one: Coroutine[Any, Any, _Result], other: Coroutine[Any, Any, _Other]) -> tuple[_Result, _Other]:
+    """Await both; an error of either is raised when both have ended, for a thread that runs for one cannot be stopped."""
+    first, second = asyncio.create_task(one), asyncio.create_task(other)
+    try:
+        await asyncio.wait({first, second})
+    finally:
+        for task in (first, second):
+            task.cancel()
+        await asyncio.wait({first, second})
+    return first.result(), second.result()

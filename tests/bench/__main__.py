@@ -37,9 +37,17 @@ def main() -> None:
     if arguments.ssh:
         forbearing()
         at_remote("echo Subsystem sftp internal-sftp >> /etc/ssh/admin_config && systemctl restart admin.service")
-    with _corpus(arguments.files) as (top, size):
+    with _corpus(arguments.files, arguments.median) as (top, size):
         changed, entries = _changed(top)
-        _say(kind="corpus", files=arguments.files, bytes=size, ssh=arguments.ssh, changed_bytes=changed, changed_entries=entries)
+        _say(
+            kind="corpus",
+            files=arguments.files,
+            median=arguments.median,
+            bytes=size,
+            ssh=arguments.ssh,
+            changed_bytes=changed,
+            changed_entries=entries,
+        )
         for number in range(arguments.rounds):
             for peer in chosen[number % len(chosen) :] + chosen[: number % len(chosen)]:  # no one always comes first
                 with closing(_operate(peer, top, size, arguments)) as operations:
@@ -51,6 +59,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/bench/run", description=__doc__)
     parser.add_argument("--files", type=int, default=20_000, help="of the corpus; 0 = eight large ones")
+    parser.add_argument("--median", type=int, default=corpus.MEDIAN, help="bytes of a file; with 1024 a million need 12 GiB")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--ssh", action="store_true", help="the target is at the other machine")
     parser.add_argument("--peers", type=lambda names: names.split(","), default=[])
@@ -64,7 +73,7 @@ def _say(**facts: object) -> None:
 
 
 @contextmanager
-def _corpus(files: int) -> Iterator[tuple[Path, int]]:
+def _corpus(files: int, median: int) -> Iterator[tuple[Path, int]]:
     """The days of the corpus on a file system of their own, and the bytes of the first."""
     SNAPSHOT.mkdir(exist_ok=True)
     (PLACE / "corpus").mkdir(exist_ok=True)
@@ -72,7 +81,7 @@ def _corpus(files: int) -> Iterator[tuple[Path, int]]:
     must("mount", disk.device, PLACE / "corpus")
     try:
         top = PLACE / "corpus" / "days"
-        corpus.many_files(top, files) if files else corpus.large_files(top)
+        corpus.many_files(top, files, median) if files else corpus.large_files(top)
         measured = subprocess.run(["du", "-sb", top / corpus.DAYS[0]], capture_output=True, check=True, text=True).stdout
         yield top, int(measured.split()[0])
     finally:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 SEED: Final = 1
-_MEDIAN, _SPREAD, _LARGEST = 4096, 1.35, 1 << 20
+MEDIAN: Final = 4096
+_SPREAD, _LARGEST = 1.35, 1 << 20
 """Bytes of a file: log-normal, which gives about 10 kB on average."""
 _DEEPEST: Final = 8
 _LINKS: Final = 200
@@ -25,14 +26,17 @@ _PIECE: Final = 1 << 20
 DAYS: Final = ("2026-01-01", "2026-01-02", "2026-01-03")
 
 
-def many_files(top: Path, count: int) -> None:
-    """Make three days of `count` files in a tenth as many directories: the first, one without a change, and one of which 1 % changed."""
+def many_files(top: Path, count: int, median: int = MEDIAN) -> None:
+    """Make three days of `count` files in a tenth as many directories: the first, one without a change, and one of which 1 % changed.
+
+    `median`: bytes of a file.
+    """
     chance = random.Random(SEED)  # noqa: S311 - no secret
     first, second, third = (top / day for day in DAYS)
-    _plant(first, count, chance)
+    _plant(first, count, median, chance)
     _link_copy(first, second)
     _link_copy(second, third)
-    _change(third, count // 100, chance)
+    _change(third, count // 100, median, chance)
 
 
 def large_files(top: Path) -> None:
@@ -53,7 +57,7 @@ def large_files(top: Path) -> None:
             file.write(chance.randbytes(4096))
 
 
-def _plant(top: Path, count: int, chance: random.Random) -> None:
+def _plant(top: Path, count: int, median: int, chance: random.Random) -> None:
     directories = [(top, 0)]
     top.mkdir(parents=True)
     for number in range(count // 10):
@@ -62,11 +66,11 @@ def _plant(top: Path, count: int, chance: random.Random) -> None:
         made.mkdir()
         if depth + 1 < _DEEPEST:
             directories.append((made, depth + 1))
-        _fill(made, number * 10, chance)
+        _fill(made, number * 10, median, chance)
     _settle(top)
 
 
-def _fill(directory: Path, first: int, chance: random.Random) -> None:
+def _fill(directory: Path, first: int, median: int, chance: random.Random) -> None:
     file = directory
     for number in range(first, first + 10):
         path = directory / (f"file-{number}" + (f"-{'n' * 180}" if number % _LONG == 0 else ""))
@@ -76,27 +80,27 @@ def _fill(directory: Path, first: int, chance: random.Random) -> None:
             path.hardlink_to(file)
         else:
             file = path
-            _write(path, chance)
+            _write(path, median, chance)
 
 
-def _write(path: Path, chance: random.Random) -> None:
+def _write(path: Path, median: int, chance: random.Random) -> None:
     """Two thirds of it do not compress."""
-    size = min(int(chance.lognormvariate(0, _SPREAD) * _MEDIAN), _LARGEST)
+    size = min(int(chance.lognormvariate(0, _SPREAD) * median), _LARGEST)
     noise = chance.randbytes(size * 2 // 3)
     path.write_bytes(noise + b"a line of a log that looks like the one before it\n" * ((size - len(noise)) // 50 + 1))
     os.truncate(path, size)
 
 
-def _change(top: Path, count: int, chance: random.Random) -> None:
+def _change(top: Path, count: int, median: int, chance: random.Random) -> None:
     """Change `count` files: half are rewritten, a fifth is new, a fifth goes, a tenth is renamed; some get another mode or owner. And
     one directory of a thousand is renamed."""
     files = sorted(path for path in _walk(top) if path.is_file() and not path.is_symlink())
     chosen = iter(chance.sample(files, count * 11 // 10))
     for path in _some(chosen, count // 2):
         _unshare(path)
-        _write(path, chance)
+        _write(path, median, chance)
     for path in _some(chosen, count // 5):
-        _write(path.with_name(path.name[:100] + "-new"), chance)
+        _write(path.with_name(path.name[:100] + "-new"), median, chance)
     for path in _some(chosen, count // 5):
         path.unlink()
     for path in _some(chosen, count // 10):

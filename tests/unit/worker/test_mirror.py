@@ -313,6 +313,21 @@ def test_what_an_interrupted_job_sent_is_hashed_without_being_sent_again(machine
     holds(machine, snapshot)
 
 
+def test_what_a_killed_first_sync_left_half_written_is_cleared(machine: Machine) -> None:
+    """rsync writes the files of a directory that is new to the target beside where they will stay, under names that no view has."""
+    snapshot = fill(machine.snapshot("2026-11-23"))
+    machine.killed(machine.sync, "offsited.worker.mirror.Mirror._write_segment")
+    with machine.disk() as home:
+        whole = next(path for path in sorted((home / "current").rglob("*")) if path.is_file() and len(path.relative_to(home).parts) > 3)
+        half = whole.with_name(f".{whole.name}.hGd3Fs")
+        half.write_bytes(whole.read_bytes()[:20])
+    done(machine.sync())
+    with machine.disk():
+        assert whole.exists()
+        assert not half.exists()
+    holds(machine, snapshot)
+
+
 def test_a_content_of_the_same_size_and_time_that_an_interrupted_job_sent_is_replaced(machine: Machine, synced: Path) -> None:
     """The target has the second snapshot's file; the manifest knows the first one's; the third is as the first."""
     second = machine.copy(synced, "2026-11-24")
