@@ -45,13 +45,14 @@ _UNCHANGED_FOLDERS: Final = """
     AND NOT EXISTS (SELECT 1 FROM pending.folders p WHERE p.path = f.path)
 """
 _PAGE: Final = 1000
+_HELD_BACK: Final = Change.HELD | Change.UNREADABLE
 _TRAVELS: Final = f"change & {SENT} AND NOT change & {KEPT_BACK} AND NOT carried"
 _UNGROUPED: Final = f"{_TRAVELS} AND NOT EXISTS (SELECT 1 FROM pending.groups g WHERE g.inode = c.inode AND g.path = c.path)"
+_NEWS: Final = f"change & {SENT | RECORDED | Change.GONE} AND NOT change & {_HELD_BACK}"
 _TAKEN_BACK: Final = f"carried AND change & {Change.KIND | Change.CONTENT | Change.DOUBTFUL} AND NOT change & {KEPT_BACK}"
 """What the tree can carry no longer: what the target has of it goes."""
 _UNPROVEN: Final = f"(kind = 'f' AND change & {Change.INODE} AND NOT change & {REPLACED | KEPT_BACK | Change.HASHED})"
 """A file that may be the same, and nobody has looked."""
-_HELD_BACK: Final = Change.HELD | Change.UNREADABLE
 WAS_DIRECTORY: Final = "EXISTS (SELECT 1 FROM main.directories d WHERE d.path = c.path)"
 DELETES: Final = f"c.kind != 'd' AND change & {Change.GONE} AND NOT change & {Change.NEW | Change.RENAMED | Change.UNREADABLE}"
 """Takes a file away from the target, or another entry that is no directory."""
@@ -129,10 +130,14 @@ class Pending:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is to be sent, deleted or recorded, and nothing must be compared before that is known."""
-        news = f"change & {SENT | RECORDED | Change.GONE} AND NOT change & {_HELD_BACK}"
         marks = f"(change & {Change.UNREADABLE} AND NOT unreadable OR change & {Change.HELD} AND NOT held)"
-        wanted = f"{news} OR ({marks} AND NOT change & {Change.NEW}) OR {_UNPROVEN}"
+        wanted = f"{_NEWS} OR ({marks} AND NOT change & {Change.NEW}) OR {_UNPROVEN}"
         return self._one(f"SELECT NOT EXISTS (SELECT 1 FROM pending.changes WHERE {wanted})") == 1
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something is to be sent, deleted or recorded for sure, unless a limit holds it."""
+        return self._one(f"SELECT EXISTS (SELECT 1 FROM pending.changes WHERE {_NEWS})") == 1
 
     def to_compare(self) -> Iterator[Item]:
         """Files that may be the same although their inode says nothing: they must be hashed before anything is sent (`set_hash`)."""

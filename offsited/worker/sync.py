@@ -148,11 +148,11 @@ class _Sync:
             return self._ending(mirror)
 
     async def _work(self, mirror: Mirror, judged: Coroutine[Any, Any, bool]) -> bool:
-        """Bring the target up to date, unless there is nothing to do; return that. gocryptfs starts meanwhile where it is surely wanted."""
-        nothing = mirror.pending.is_empty
+        """Bring the target up to date, unless there is nothing to do; return that. Where there is news, gocryptfs starts meanwhile."""
+        news = mirror.pending.has_news
         judging = asyncio.create_task(judged)
         try:
-            if nothing and not await judging:
+            if not news and not await judging:
                 return False
             return await mirror.run(judging)
         except JobFailed:

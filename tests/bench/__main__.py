@@ -23,6 +23,8 @@ from . import corpus, idle
 from .figures import Figures, Watch
 from .peers import PEERS, SNAPSHOT, Failed, Offsited, Peer, Site, version_of
 
+_ROOM: Final = 8192
+"""Bytes that a small file takes of a disk beside its content, its directory's share included."""
 PLACE: Final = Path("/disks")
 """Where everything lies."""
 MANY: Final = ("seed", "no change", "1 %", "restore all", "restore one")
@@ -114,7 +116,8 @@ def _operate(kind: type[Peer], top: Path, size: int, arguments: argparse.Namespa
     wanted = [operation for operation in (MANY if arguments.files else LARGE) if operation not in arguments.without]
     days = dict(zip((["seed", "no change", "1 %"] if arguments.files else ["seed", "32 blocks"]), corpus.DAYS, strict=False))
     one = _some_file(top / corpus.DAYS[0])
-    with _disk(size * 2 + (1 << 30)) as disk, _scratch(size * 2 + (1 << 30)) as scratch:
+    room = size * 2 + arguments.files * _ROOM + (1 << 30)
+    with _disk(room) as disk, _scratch(room) as scratch:
         work = scratch / "work"
         work.mkdir()
         site = Site(top, disk, work, remote=arguments.ssh)

@@ -281,7 +281,7 @@ def test_a_worker_that_is_killed_at_each_of_its_transfers(machine: Machine, sync
     holds(machine, second)
 
 
-@pytest.mark.parametrize("moment", ["pending.Pending.commit", "ledger.Ledger._index", "confirmed.Confirmed.confirm"])
+@pytest.mark.parametrize("moment", ["pending.Pending.commit", "confirmed.Confirmed.confirm"])
 def test_a_commit_that_arrived_counts_although_nobody_lived_to_see_it(machine: Machine, synced: Path, moment: str) -> None:
     second = change(machine.copy(synced, "2026-11-24"))
     machine.killed(machine.sync, f"offsited.worker.{moment}")
