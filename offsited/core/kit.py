@@ -14,11 +14,11 @@ from typing import Final
 from offsited import names
 from offsited.core import ssh
 from offsited.core.config import DiskTarget, SshTarget, Vault
+from offsited.core.rsync import FAKE_SUPER
 from offsited.errors import InvalidArgs
 
 LINES: Final = 4
 _DIGITS: Final = 16
-FAKE_SUPER: Final = "-M--fake-super"
 CLEAR: Final = "/run/clear"
 ENCRYPTED: Final = "/srv/encrypted"
 RESTORED: Final = "/srv/restored"

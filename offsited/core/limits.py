@@ -22,6 +22,12 @@ class Count(NamedTuple):
     entries: int
     bytes: int
 
+    def plus(self, other: "Count") -> "Count":
+        return Count(self.entries + other.entries, self.bytes + other.bytes)
+
+
+NOTHING: Final = Count(0, 0)
+
 
 @dataclass(frozen=True)
 class Baseline:

@@ -24,6 +24,8 @@ WRITING_FILES: Final = ("chown", "dac_override", "fowner", "fsetid", "mknod")
 """Capabilities that a local receiver needs to give files their owners, modes and kinds."""
 
 _OUTPUT: Final = ("--no-human-readable", "--info=progress2", "--stats", "--out-format=%i %l %n")
+FAKE_SUPER: Final = "-M--fake-super"
+"""How a host whose account is not root's keeps owners and modes."""
 TOLD_EXACT_TIMES: Final = "-M--modify-window=-1"
 """`Place.exact_times` of a host: the client's own form of that option (-@-1) is refused by rrsync(1) of 3.5.0."""
 
@@ -59,6 +61,8 @@ class Place:
     """Capabilities, without cap_, that rsync keeps on this machine while it writes there."""
     exact_times: str = "--modify-window=-1"
     """How the receiver is told to compare times to the nanosecond."""
+    unhindered: bool = False
+    """Whether the receiver writes into any directory of the mirror, whatever its mode says."""
     narrow: bool = False
     """Whether it takes one transfer at a time: its key is limited by rrsync(1), which may lock."""
 

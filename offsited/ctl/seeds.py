@@ -8,7 +8,7 @@ from typing import Final
 
 from offsited import names
 from offsited.core.config import DiskTarget, SshTarget, Vault
-from offsited.core.kit import FAKE_SUPER
+from offsited.core.rsync import FAKE_SUPER
 from offsited.core.seeding import heirs
 from offsited.ctl import agent, jobs, objects
 from offsited.ctl.client import Client, Request

@@ -141,7 +141,7 @@ async def reach(job: Job, target: DiskTarget, *, writing: bool) -> Disk:
     else:
         await asyncio.to_thread(_borrow, target.path, target.device, root, writing=writing)
     options = (*((f"--bwlimit={target.bandwidth}",) if target.bandwidth else ()), *target.rsync_options)
-    place = Place(str(point), str(point), options, capabilities=rsync.WRITING_FILES)
+    place = Place(str(point), str(point), options, capabilities=rsync.WRITING_FILES, unhindered=True)
     disk = Disk(place, root, target.directory, point, target.device, lent=target.path is not None)
     await asyncio.to_thread(disk.show, writing=writing)
     return disk

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from offsited.core.config import Limits
-from offsited.core.limits import Baseline, Count, Verdict, judge
+from offsited.core.limits import NOTHING, Baseline, Count, Verdict, judge
 from offsited.core.outcome import Reason
 from offsited.core.plan import Change
 from offsited.core.record import Held, Plan
@@ -37,7 +37,6 @@ from offsited.worker.there import There
 HELD_FILE: Final = "held.sqlite"
 APPROVED_FILE: Final = "approved.sqlite"
 _ID_LENGTH: Final = 12
-_NOTHING: Final = Count(0, 0)
 _COLUMNS: Final = "(path BLOB NOT NULL, why TEXT NOT NULL, size INTEGER NOT NULL, mtime NOT NULL, PRIMARY KEY (path, why)) WITHOUT ROWID"
 _OPEN: Final = f"NOT change & {Change.HELD}"
 _STAYS: Final = f"c.kind != 'd' AND change & {Change.GONE} AND change & {Change.HELD} AND NOT change & {Change.NEW | Change.UNREADABLE}"
@@ -85,7 +84,7 @@ class Holding:
             self._hold(wanted, there)
             self._list(Verdict(deletions=self.verdict.deletions), there)
         waiting = None if there else _compared(self.directory / HELD_FILE)
-        self.held = waiting or (self._remember(changed if wanted.changes else _NOTHING, there) if self.verdict else Held())
+        self.held = waiting or (self._remember(changed if wanted.changes else NOTHING, there) if self.verdict else Held())
         self.pending.written()
 
     @cached_property
@@ -109,7 +108,7 @@ class Holding:
         deleted, changed = self.pending.count(f"{DELETES} AND {_OPEN}"), self.pending.count_replaced(f"{REPLACES} AND {_OPEN}")
         baseline = Baseline(self._committed, self.known)
         if there:
-            deleted, changed = _sum(deleted, there.surplus), _sum(changed, there.drift)
+            deleted, changed = deleted.plus(there.surplus), changed.plus(there.drift)
             baseline = baseline if self.known else Baseline(there.files, known=False)
         return judge(self.limits, baseline, deleted=deleted, changed=changed)
 
@@ -181,12 +180,12 @@ class Holding:
             if there:
                 database.execute(f"{put} SELECT sealed, 'surplus', size, 0 FROM pending.surplus")
         if not verdict.changes:
-            return _NOTHING
+            return NOTHING
         changed = ((row.path, "changed", row.size, wide(row.mtime)) for _, row in self.pending.select(REPLACES))
         database.executemany(f"{put} VALUES (?, ?, ?, ?)", changed)
         if there:
             database.execute(f"{put} SELECT path, 'changed', size, mtime FROM pending.drift")
-        return _sum(self.pending.count_replaced(REPLACES), there.drift if there else _NOTHING)
+        return self.pending.count_replaced(REPLACES).plus(there.drift if there else NOTHING)
 
     def _is_approved(self) -> bool:
         """Whether a person has released all of it."""
@@ -286,7 +285,3 @@ def _sums(totals: Totals) -> Plan:
         attributes=totals.attributes,
         unreadable=totals.unreadable,
     )
-
-
-def _sum(one: Count, other: Count) -> Count:
-    return Count(one.entries + other.entries, one.bytes + other.bytes)

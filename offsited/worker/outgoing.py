@@ -124,7 +124,8 @@ class Outgoing:
             files={paths[item.row.path].encode(): item for item in by_name},
             directories={paths[path].encode(): found for path, found in by_directory.items()},
         )
-        above = tops[0].rpartition("/")[0]
+        # Only as a part of the transfer is a directory made writable for a receiver that is not root.
+        above = tops[0].rpartition("/")[0] if self.place.unhindered else ""
         command = rsync.send_trees(self.tool, self.view, self.place, above, self._named(tops, above))
         await hashing.beside(self._transfer(command, hashing.notice, above=above))
         touched.add(above or ".")
@@ -143,9 +144,9 @@ class Outgoing:
         return rsync.send_listed(self.tool, self.view, self.place, self.transfers.listed(path.encode() for path in paths), **how)
 
     def _named(self, tops: Sequence[str], above: str) -> rsync.Listed:
-        """Directories of one directory, and what gocryptfs keeps for them there, by their names."""
+        """Directories, and what gocryptfs keeps for them beside them, by their paths from the directory `above`."""
         listed = [one.encode() for top in tops for one in (top, *gocryptfs.own_companions(top))]
-        named = [path.removeprefix(f"{above}/".encode()) for path in listed]
+        named = [path.removeprefix(f"{above}/".encode() if above else b"") for path in listed]
         return named if rsync.are_few(listed) else self.transfers.list_file(named)
 
     async def _transfer(self, command: list[str], on_item: Callable[[Line], None] | None = None, above: str = "") -> None:

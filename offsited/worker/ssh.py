@@ -96,7 +96,16 @@ def reach(job: Job, target: SshTarget) -> Remote:
     options = (f"--rsh={shell}", f"--timeout={_TIMEOUT}", *bandwidth, *target.rsync_options)
     location = f"{target.host}:{target.shown_directory}"
     writing, times = ("--fsync",), rsync.TOLD_EXACT_TIMES
-    place = Place(location, target.shown_directory, options, writing=writing, exact_times=times, narrow=target.rrsync is not None)
+    user, at, _ = target.host.rpartition("@")
+    place = Place(
+        location,
+        target.shown_directory,
+        options,
+        writing=writing,
+        exact_times=times,
+        unhindered=not at or user == "root" or rsync.FAKE_SUPER in target.rsync_options,
+        narrow=target.rrsync is not None,
+    )
     asking = (*command, "--", ssh.login(target), f"{rsync.remote_tool(target.rsync_options)} --version")
     return Remote(place, () if target.rrsync else asking)
 

@@ -8,13 +8,11 @@ if the snapshot changed meanwhile, and all of it is compared with the target nex
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from offsited.core.limits import Count
+from offsited.core.limits import NOTHING, Count
 from offsited.core.manifest import TOP, parent, parents
 from offsited.worker.pending import Pending
-
-_NOTHING: Final = Count(0, 0)
 
 
 class Division(NamedTuple):
@@ -37,7 +35,7 @@ def divide(pending: Pending, limit: int, weight: int) -> Division:
     left = [TOP]
     while left:
         path = left.pop()
-        whole = sizes.get(path, _NOTHING)
+        whole = sizes.get(path, NOTHING)
         if path not in unfit and whole.entries <= limit and whole.bytes <= weight:
             roots.append((path, whole))
         else:
@@ -61,15 +59,15 @@ def _sizes(counts: Mapping[bytes, Count]) -> dict[bytes, Count]:
     sizes = dict(counts)
     for path in sorted(counts, key=lambda path: path.count(b"/"), reverse=True):
         if path != TOP:
-            sizes[parent(path)] = _sum(sizes.get(parent(path), _NOTHING), sizes[path])
+            sizes[parent(path)] = sizes.get(parent(path), NOTHING).plus(sizes[path])
     return sizes
 
 
 def _lots(roots: Iterable[tuple[bytes, Count]], limit: int, weight: int) -> Iterator[list[bytes]]:
     lot: list[bytes] = []
-    taken = _NOTHING
+    taken = NOTHING
     for path, whole in roots:
-        together = _sum(taken, whole)
+        together = taken.plus(whole)
         if lot and (together.entries + len(lot) + 1 > limit or together.bytes > weight):
             yield lot
             lot, together = [], whole
@@ -77,7 +75,3 @@ def _lots(roots: Iterable[tuple[bytes, Count]], limit: int, weight: int) -> Iter
         taken = together
     if lot:
         yield lot
-
-
-def _sum(one: Count, other: Count) -> Count:
-    return Count(one.entries + other.entries, one.bytes + other.bytes)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from offsited.core import rsync
 from offsited.core.outcome import Reason
-from offsited.worker import outgoing
+from offsited.worker import disk, outgoing
 
 from .machine import Machine, done, failed, holds
 
@@ -92,6 +93,19 @@ def test_each_day_is_mirrored(machine: Machine, seed: int) -> None:
         snapshot = edit(machine.copy(snapshot, f"2026-11-{day}"), chance)
         done(machine.sync())
         mirrored(machine, snapshot)
+
+
+def test_a_receiver_that_is_not_root_gets_the_directories_above_too(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rsync makes a directory writable for it only if it is a part of the transfer."""
+    monkeypatch.setattr(disk, "Place", lambda *given, **named: rsync.Place(*given, **(named | {"unhindered": False})))
+    told = machine.top / "told"
+    machine.tool("rsync", f'printf "%s\\n" "$@" >>{told}; exec rsync "$@"')
+    snapshot = plant(machine.snapshot("2026-11-20"), random.Random(5))  # noqa: S311 - no secret
+    done(machine.sync())
+    mirrored(machine, snapshot)
+    into = [line for line in told.read_text().splitlines() if "/target/current/" in line and "/./" not in line]
+    assert into
+    assert all(line.endswith("/target/current/") for line in into)
 
 
 def test_an_iv_that_is_right_is_not_sent_and_another_one_is(machine: Machine) -> None:
