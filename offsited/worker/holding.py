@@ -9,7 +9,6 @@ What is held keeps the row that the target has, marked. With a file that must st
 that vanished is held with all that was in it, or goes with all of it.
 """
 
-import asyncio
 import hashlib
 import sqlite3
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from offsited.worker.links import part_kept_back, regroup
 from offsited.worker.pending import DELETES, REPLACES, WAS_DIRECTORY, Item, Pending, Totals
 from offsited.worker.proving import Proving
 from offsited.worker.snapshot import Snapshot
+from offsited.worker.tasks import to_its_end
 from offsited.worker.there import There
 
 HELD_FILE: Final = "held.sqlite"
@@ -247,7 +247,7 @@ async def hold(job: Job, opened: Snapshot, holding: Holding, *, later: bool = Fa
         await proving.renames()
     job.report.note(plan=_sums(holding.pending.totals()))
     if not later:
-        await asyncio.to_thread(holding.settle)
+        await to_its_end(holding.settle)
 
 
 def plan_of(file: Path) -> str:

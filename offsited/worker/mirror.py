@@ -31,8 +31,9 @@ from offsited.worker.sealed_paths import SealedPaths, in_parts
 from offsited.worker.snapshot import Snapshot, check_finished
 from offsited.worker.subtrees import divide
 from offsited.worker.target import Found, Target
+from offsited.worker.tasks import to_its_end, together
 from offsited.worker.there import There
-from offsited.worker.transfer import TransferFailed, Transfers, patiently, together
+from offsited.worker.transfer import TransferFailed, Transfers, patiently
 from offsited.worker.view import View, mounted, require
 
 CANARY: Final = "canary"
@@ -121,7 +122,7 @@ class Mirror:
         await self._make_way(shown, postponed)
         self.job.report.phase(Phase.DELETING)
         doomed = await self._doomed(shown, view)
-        listed, _ = await together(asyncio.to_thread(self._conclude), self._delete(shown, *doomed))
+        listed, _ = await together(to_its_end(self._conclude), self._delete(shown, *doomed))
         await self._commit(shown, view, listed)
 
     def _check_view(self, shown: _Shown) -> None:
@@ -359,7 +360,7 @@ class Mirror:
         await asyncio.to_thread(self.confirmed.announce, announced)
         await self._put(shown, [COMMIT_FILE])
         await self.target.flush()
-        await asyncio.to_thread(self._confirm, announced, content)
+        await to_its_end(lambda: self._confirm(announced, content))
         self.job.report.note(commit=digest(content))
         await self._tidy(shown, listed)
 

@@ -17,7 +17,8 @@ from offsited.worker.gauge import Gauge
 from offsited.worker.hashing_beside import HashingBeside, is_new_content
 from offsited.worker.pending import Item, Pending
 from offsited.worker.sealed_paths import SealedPaths
-from offsited.worker.transfer import TransferFailed, Transfers, abreast, patiently
+from offsited.worker.tasks import abreast
+from offsited.worker.transfer import TransferFailed, Transfers, patiently
 
 BATCH: Final = 20_000
 """Entries of one rsync. A hard-link group is never cut."""

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -24,7 +24,6 @@ from offsited.worker.process import Ended, Listener
 from offsited.worker.report import Report
 
 _Result = TypeVar("_Result")
-_Other = TypeVar("_Other")
 
 PAUSES: Final = (5.0, 20.0)
 """Seconds before the second and the third try after a fault of the network."""
@@ -182,33 +181,3 @@ async def patiently(attempt: Callable[[], Awaitable[_Result]], pauses: Sequence[
                 raise
             print(f"rsync ended with status {failure.status}; trying again in {left[0]:.0f} seconds", file=sys.stderr, flush=True)
             await asyncio.sleep(left.pop(0))
-
-
-async def abreast(work: Iterator[Coroutine[Any, Any, None]], count: int) -> None:
-    """Await all of these, so many at a time. What the first of them raises ends the others and is raised."""
-
-    async def lane() -> None:
-        for one in work:
-            await one
-
-    lanes = [asyncio.create_task(lane()) for _ in range(count)]
-    try:
-        ended, _ = await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
-        for one in ended:
-            one.result()
-    finally:
-        for one in lanes:
-            one.cancel()
-        await asyncio.wait(lanes)
-
-
-async def together(one: Coroutine[Any, Any, _Result], other: Coroutine[Any, Any, _Other]) -> tuple[_Result, _Other]:
-    """Await both; an error of either is raised when both have ended, for a thread that runs for one cannot be stopped."""
-    first, second = asyncio.create_task(one), asyncio.create_task(other)
-    try:
-        await asyncio.wait({first, second})
-    finally:
-        for task in (first, second):
-            task.cancel()
-        await asyncio.wait({first, second})
-    return first.result(), second.result()

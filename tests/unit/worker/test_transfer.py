@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Running rsync, with the real one: that its commands do what core.rsync says, and that what it prints is read rightly."""
 
-import asyncio
 import os
 import subprocess
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from offsited.errors import JobFailed
 from offsited.worker import gauge as gauging
 from offsited.worker import transfer
 from offsited.worker.gauge import Gauge
-from offsited.worker.transfer import TransferFailed, Transfers, abreast
+from offsited.worker.transfer import TransferFailed, Transfers
 
 from .conftest import TOOLS, run
 
@@ -470,57 +469,7 @@ def test_each_list_is_a_file_of_its_own_for_root_alone(transfers: Transfers) -> 
     assert first.stat().st_mode & 0o077 == 0
 
 
-# --- side by side --------------------------------------------------------------------------------------------------
-
-
-def test_so_many_run_at_a_time_and_the_next_begins_when_one_ends() -> None:
-    running: list[int] = []
-    most: list[int] = []
-
-    async def one(number: int) -> None:
-        running.append(number)
-        most.append(len(running))
-        await asyncio.sleep(0.01 * (number % 3))
-        running.remove(number)
-
-    run(abreast((one(number) for number in range(9)), 2))
-    assert (len(most), max(most), running) == (9, 2, [])
-
-
-def test_what_fails_ends_the_others_and_lets_none_begin() -> None:
-    begun: list[int] = []
-    ended: list[int] = []
-
-    async def one(number: int) -> None:
-        begun.append(number)
-        try:
-            await asyncio.sleep(0.01 if number == 1 else 60)
-            raise JobFailed(Reason.RSYNC_FAILED)
-        finally:
-            ended.append(number)
-
-    with pytest.raises(JobFailed):
-        run(abreast((one(number) for number in range(9)), 2))
-    assert (begun, sorted(ended)) == ([0, 1], [0, 1])
-
-
-def test_whoever_is_cancelled_ends_all_of_them() -> None:
-    ended: list[int] = []
-
-    async def one(number: int) -> None:
-        try:
-            await asyncio.sleep(60)
-        finally:
-            ended.append(number)
-
-    async def cancelled() -> None:
-        task = asyncio.create_task(abreast((one(number) for number in range(9)), 2))
-        await asyncio.sleep(0.01)
-        task.cancel()
-        await asyncio.wait({task})
-
-    run(cancelled())
-    assert sorted(ended) == [0, 1]
+# --- progress --------------------------------------------------------------------------------------------------------
 
 
 def test_a_gauge_shows_what_runs_and_what_is_done(transfers: Transfers, monkeypatch: pytest.MonkeyPatch) -> None:
