@@ -88,10 +88,12 @@ class Place:
     def scratch_options(self) -> tuple[str, str]:
         """Unfinished files go to `partial/`: they are no part of the mirror, and are taken up again after an interruption.
 
-        Relative to the target's directory, which such a transfer has for its destination: rsync walks the way there component by
-        component, four times for each file (3.5.0), and an absolute one took as long as all else that a receiver does.
+        On this machine by a path relative to the target's directory, which such a transfer has for its destination: rsync walks the way
+        there component by component, four times for each file (3.5.0), and an absolute one took as long as all else that a receiver
+        does. rrsync(1) takes a relative one for something else.
         """
-        return f"--temp-dir={names.PARTIAL_DIR}", self.partial_option
+        partial = self.partial_option.partition("=")[2]
+        return f"--temp-dir={names.PARTIAL_DIR if self.mirror else partial}", self.partial_option
 
     @property
     def partial_option(self) -> str:

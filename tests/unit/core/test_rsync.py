@@ -94,12 +94,16 @@ def test_what_deletes_has_a_list_and_does_not_descend(command: list[str]) -> Non
 
 @pytest.mark.parametrize("command", INTO_MIRROR)
 def test_what_writes_into_the_mirror(command: list[str]) -> None:
-    """Partial and temporary files lie outside `current/`; nanoseconds count; owners are numbers; what was sent is flushed.
-
-    `--temp-dir` is relative: as an absolute path it took a local receiver as long as everything else (3.5.0).
-    """
-    assert {"--temp-dir=partial", "--partial-dir=/srv/x/partial", PLACE.exact_times, "--numeric-ids", "--fsync"} <= set(command)
+    """Partial and temporary files lie outside `current/`; nanoseconds count; owners are numbers; what was sent is flushed."""
+    assert {"--temp-dir=/srv/x/partial", "--partial-dir=/srv/x/partial", PLACE.exact_times, "--numeric-ids", "--fsync"} <= set(command)
     assert command[-2:] == [f"{VIEW.parent}/", "u@h:/srv/x/"]
+
+
+def test_how_temporary_files_are_named() -> None:
+    """On this machine relative: as an absolute path it took a receiver as long as everything else (3.5.0), and rrsync(1) refuses it."""
+    here = Place("/run/j/target", "/run/j/target")
+    assert here.scratch_options == ("--temp-dir=partial", "--partial-dir=/run/j/target/partial")
+    assert PLACE.scratch_options == ("--temp-dir=/srv/x/partial", "--partial-dir=/srv/x/partial")
 
 
 def test_whole_directories_go_from_where_they_are_to_where_they_will_be() -> None:
