@@ -20,15 +20,13 @@ from system.remote import at_remote, forbearing
 from offsited.core.gocryptfs import sealed_size
 
 from . import corpus, idle
-from .figures import Figures, Watch
+from .figures import LARGE, MANY, Figures, Watch
 from .peers import PEERS, SNAPSHOT, Failed, Offsited, Peer, Site, version_of
 
 _ROOM: Final = 8192
 """Bytes that a small file takes of a disk beside its content, its directory's share included."""
 PLACE: Final = Path("/disks")
 """Where everything lies."""
-MANY: Final = ("seed", "no change", "1 %", "restore all", "restore one")
-LARGE: Final = ("seed", "32 blocks", "restore all")
 
 
 def main() -> None:

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+MANY: Final = ("seed", "no change", "1 %", "restore all", "restore one")
+LARGE: Final = ("seed", "32 blocks", "restore all")
+"""What is done with a corpus of many files, or of large ones."""
+
 _EVERY: Final = 0.2
 """Seconds between two looks at the memory."""
 _RESTS: Final = 30

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from .__main__ import LARGE, MANY
+from .figures import LARGE, MANY
 
 OURS: Final = "offsited"
 Cells = dict[tuple[str, str], list[dict[str, Any]]]
