@@ -179,8 +179,8 @@ def _inhibitors(vault: str) -> list[str]:
 
 
 def test_the_machine_is_kept_awake_while_a_job_runs_and_no_longer(home: OnDisk) -> None:
-    """Across a crash of the daemon, too."""
-    home.vault.next_snapshot(home.first, bulk=BULK)
+    """Across a crash of the daemon, too; the job must outlive its coming back."""
+    home.vault.next_snapshot(home.first, bulk=3 * BULK)
     awake = ["shutdown delay", "sleep block"]
     with home.vault.slow_sync() as job:
         until(lambda: _inhibitors(home.vault.name) == awake, INHIBITORS)
