@@ -156,11 +156,11 @@ class _Sync:
                 return False
             return await mirror.run(judging)
         except JobFailed:
-            await asyncio.wait({judging})
+            await asyncio.wait({judging})  # its threads work with what is about to be closed
             raise
         finally:
             judging.cancel()
-            await asyncio.gather(judging, return_exceptions=True)  # its threads work with what is about to be closed
+            await asyncio.gather(judging, return_exceptions=True)
 
     async def _hold(self, mirror: Mirror) -> None:
         """Hold what exceeds the limits; where everything is compared with the target, the mirror does so when it has seen that."""

@@ -10,8 +10,8 @@ from typing import Final
 
 SEED: Final = 1
 MEDIAN: Final = 4096
-_SPREAD, _LARGEST = 1.35, 1 << 20
 """Bytes of a file: log-normal, which gives about 10 kB on average."""
+_SPREAD, _LARGEST = 1.35, 1 << 20
 _DEEPEST: Final = 8
 _LINKS: Final = 200
 """Of so many files one is a symbolic link, and one is a hard link to another."""

@@ -469,9 +469,6 @@ def test_each_list_is_a_file_of_its_own_for_root_alone(transfers: Transfers) -> 
     assert first.stat().st_mode & 0o077 == 0
 
 
-# --- progress --------------------------------------------------------------------------------------------------------
-
-
 def test_a_gauge_shows_what_runs_and_what_is_done(transfers: Transfers, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an attempt told goes with it: the next one tells it again."""
     told: list[Progress] = []
