@@ -23,7 +23,9 @@ from offsited.core.outcome import Reason
 WRITING_FILES: Final = ("chown", "dac_override", "fowner", "fsetid", "mknod")
 """Capabilities that a local receiver needs to give files their owners, modes and kinds."""
 
-_OUTPUT: Final = ("--no-human-readable", "--info=progress2", "--stats", "--out-format=%i %l %n")
+_OUTPUT: Final = ("--no-human-readable", "--stats", "--out-format=%i %l %n")
+RUNNING: Final = "--info=progress2"
+"""Makes rsync tell how far it is, more than once of a large file; and of each small one, which takes as long as all else it prints."""
 FAKE_SUPER: Final = "-M--fake-super"
 """How a host whose account is not root's keeps owners and modes."""
 TOLD_EXACT_TIMES: Final = "-M--modify-window=-1"
@@ -32,7 +34,7 @@ TOLD_EXACT_TIMES: Final = "-M--modify-window=-1"
 _EXACT: Final = ("-aH", "--numeric-ids", "--modify-window=-1")
 _LISTED: Final = ("-lptgoDH", "--numeric-ids")
 """As `_EXACT` without recursion, for lists of paths."""
-_LANES: Final = 3
+_LANES: Final = 4
 """They keep two processors busy, which two do not: each waits for gocryptfs now and then. Four or six were no faster there."""
 ARGUMENTS_MAX: Final = 1_500_000
 """Bytes of paths that may be given in a command line: with what goes with each they stay below the 2 MiB that execve(2) takes."""
@@ -132,14 +134,23 @@ def in_mirror(path: bytes) -> bytes:
     return path.removeprefix(_CURRENT)
 
 
-def send_trees(tool: str, view: Path, place: Place, above: str, paths: Listed) -> list[str]:
+def send_trees(tool: str, view: Path, place: Place, above: str, paths: Listed, *, running: bool = False) -> list[str]:
     """Send directories of the view with all below them, by name, from the directory `above` of the mirror, which is there, into the same.
 
     None of them is at the target yet. Source and destination are as deep as can be, and temporary files lie where they will stay: rsync
-    walks the way from there to each file component by component (3.5.0).
+    walks the way from there to each file component by component (3.5.0). `running`: with RUNNING.
     """
     into = f"{place.current}{above}/" if above else place.current
-    return [tool, *_LISTED, "--recursive", *_into(place), place.partial_option, *_sources(view / above, paths), into]
+    return [
+        tool,
+        *_LISTED,
+        *([RUNNING] if running else []),
+        "--recursive",
+        *_into(place),
+        place.partial_option,
+        *_sources(view / above, paths),
+        into,
+    ]
 
 
 def send_listed(
@@ -151,13 +162,15 @@ def send_listed(
     again: bool = False,
     force: bool = False,
     constant: bool = False,
+    running: bool = False,
 ) -> list[str]:
     """Send the listed paths, and nothing below them. Deletes nothing.
 
     `again`: also what has the same size and time there; `force`: each in place of a directory with all below it, if there is one;
-    `constant`: files whose content is what their path says, so that one that is there and as long gets the time alone.
+    `constant`: files whose content is what their path says, so that one that is there and as long gets the time alone; `running`: with
+    RUNNING.
     """
-    chosen = {"--ignore-times": again, "--force": force, "--size-only": constant}
+    chosen = {"--ignore-times": again, "--force": force, "--size-only": constant, RUNNING: running}
     extra = [option for option, wanted in chosen.items() if wanted]
     return [tool, *_LISTED, *extra, "--dirs", *_writing(view, paths, place)]
 
@@ -225,6 +238,7 @@ def fetch_listed(tool: str, place: Place, paths: Path, into: str, *, exact: bool
         f"--files-from={paths}",
         "--ignore-missing-args",
         *_OUTPUT,
+        RUNNING,
         *place.options,
         f"{place.location}/",
         into,
@@ -234,13 +248,13 @@ def fetch_listed(tool: str, place: Place, paths: Path, into: str, *, exact: bool
 def fetch(tool: str, place: Place, paths: Path, into: str) -> list[str]:
     """Fetch the listed paths, relative to the target's directory, with all below them."""
     listed = ("-r", "--from0", f"--files-from={paths}", "--ignore-missing-args")
-    return [tool, *_EXACT, *listed, *_OUTPUT, *place.options, f"{place.location}/", into]
+    return [tool, *_EXACT, *listed, *_OUTPUT, RUNNING, *place.options, f"{place.location}/", into]
 
 
 def restore(tool: str, tree: Path, into: str, paths: Path | None = None) -> list[str]:
     """Copy a tree in clear, or its listed paths with their parents, into a directory. Holes are made where zeros are."""
     listed = ("-r", "--from0", f"--files-from={paths}") if paths else ()
-    return [tool, *_EXACT, "-S", *listed, *_OUTPUT, f"{tree}/", into]
+    return [tool, *_EXACT, "-S", *listed, *_OUTPUT, RUNNING, f"{tree}/", into]
 
 
 MINIMUM: Final = (3, 2, 7)

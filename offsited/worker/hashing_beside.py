@@ -80,16 +80,18 @@ class HashingBeside:
         self._news.set()
 
     async def _hash_all(self) -> None:
+        """The hashes are entered at the end, all at once: each transaction writes what it changed."""
+        found: list[tuple[Row, bytes]] = []
         while self._waiting or not self._complete:
             await self._news.wait()
             if not self._complete:
                 await asyncio.sleep(_GATHERED)
             self._news.clear()
             rows, self._waiting = self._waiting, []
-            found = await asyncio.to_thread(lambda rows: list(hash_files(self._snapshot, rows, self._stop)), rows)
-            self._pending.set_hashes(found)
+            found += await asyncio.to_thread(lambda rows: list(hash_files(self._snapshot, rows, self._stop)), rows)
             if self._complete:
                 self._news.set()
+        self._pending.set_hashes(found)
 
 
 def is_new_content(item: Item) -> bool:

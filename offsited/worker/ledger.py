@@ -34,6 +34,7 @@ _SCHEMA: Final = f"""
 _INDEXES: Final = """
     CREATE INDEX IF NOT EXISTS by_inode ON entries (inode) WHERE inode != 0;
     CREATE INDEX IF NOT EXISTS by_link ON entries (link) WHERE link != 0;
+    CREATE INDEX IF NOT EXISTS by_carried ON entries (dir, name) WHERE carried;
 """
 
 
@@ -280,6 +281,11 @@ class Ledger:
 
     def take_over(self, rows: Iterable[tuple[bytes, Row | None]], commit: str, *, forgetting: bool) -> None:
         """As `apply`, within a transaction of the caller. Without `forgetting`, the signatures of directories stay."""
+        self.put(rows, forgetting=forgetting)
+        self.finish(commit)
+
+    def put(self, rows: Iterable[tuple[bytes, Row | None]], *, forgetting: bool) -> None:
+        """The rows of `take_over`."""
         places = _Places(self.database, forgetting=forgetting)
         writing, deleting = self.database.cursor(), self.database.cursor()
         put = f"REPLACE INTO entries VALUES (?, ?, {_MARKS})"
@@ -296,8 +302,23 @@ class Ledger:
                 places.add(path)
             else:
                 places.drop(path)
-        self.set_fact("commit", commit)
         self.set_fact("last_link", last_link)
+
+    def copy(self, source: str, columns: str) -> None:
+        """As `put`, of the rows of `source` (a table `c` with a condition), by their `columns`: all at once, and ten times as fast.
+
+        None of them may be something else than a directory where there was one.
+        """
+        directories = f"SELECT path FROM {source} AND kind = 'd' UNION SELECT parent FROM {source} AND path != x'' ORDER BY 1"
+        self.database.execute(f"INSERT OR IGNORE INTO main.directories (path) {directories}")
+        place = f"CASE c.path WHEN x'' THEN {_ABOVE} ELSE (SELECT id FROM main.directories d WHERE d.path = c.parent) END"
+        self.database.execute(f"REPLACE INTO main.entries SELECT {place}, name, {columns} FROM {source} ORDER BY path")
+        (last,) = self.database.execute(f"SELECT coalesce(max(link), 0) FROM {source}").fetchone()
+        self.set_fact("last_link", max(last, self.last_link))
+
+    def finish(self, commit: str) -> None:
+        """The end of `take_over`."""
+        self.set_fact("commit", commit)
         self.database.execute("DELETE FROM doubts")
         self._index()
 
@@ -322,8 +343,8 @@ class Ledger:
     def _empty(self) -> None:
         for table in ("directories", "entries", "doubts"):
             self.database.execute(f"DELETE FROM {table}")
-        self.database.execute("DROP INDEX IF EXISTS by_inode")
-        self.database.execute("DROP INDEX IF EXISTS by_link")
+        for index in ("by_inode", "by_link", "by_carried"):
+            self.database.execute(f"DROP INDEX IF EXISTS {index}")
 
     def _index(self) -> None:
         """After the rows: filling an index at once is much faster than row by row."""

@@ -30,7 +30,7 @@ _UMOUNT_NOFOLLOW = 8
 _TRIES: Final = 16
 """openat2(2) answers EAGAIN when something was renamed while it resolved."""
 
-_AT_ONCE: Final = 1000
+AT_ONCE: Final = 1000
 """Characters; each may be four bytes."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -70,9 +70,9 @@ def open_beneath(directory: int, path: str, flags: int) -> int:
 
 def open_deep(directory: int, path: str, flags: int) -> int:
     """As `open_beneath`, for a path of any length: the kernel takes 4,095 bytes at once."""
-    if len(path) < _AT_ONCE:
+    if len(path) < AT_ONCE:
         return open_beneath(directory, path, flags)
-    cut = path.rindex("/", 0, _AT_ONCE)
+    cut = path.rindex("/", 0, AT_ONCE)
     above = open_beneath(directory, path[:cut], os.O_PATH | os.O_DIRECTORY)
     try:
         return open_deep(above, path[cut + 1 :], flags)

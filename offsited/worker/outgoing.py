@@ -29,6 +29,8 @@ _SMALL: Final = 1 << 20
 """Bytes of a file on average, below which its cost is not its content's."""
 _HEAVY: Final = 256 << 20
 """Bytes from which on a transfer is cut for the sake of another lane."""
+_LONG: Final = 8 << 20
+"""Bytes of a file of which it is worth telling how far it is."""
 _AT_ONCE: Final = 64 << 20
 """Bytes that are surely still in the page cache when rsync, or the hashing beside it, comes to them."""
 
@@ -105,7 +107,7 @@ class Outgoing:
             try:
                 if constant:
                     await self._transfer(self._command(constant, constant=True), hashing.notice)
-                await self._transfer(self._command(listed, again=again), hashing.notice)
+                await self._transfer(self._command(listed, again=again, running=_is_long(batch)), hashing.notice)
             except TransferFailed as failure:
                 self._postpone(failure, dict(zip(paths, batch, strict=True)))
 
@@ -127,7 +129,8 @@ class Outgoing:
         )
         # Only as a part of the transfer is a directory made writable for a receiver that is not root.
         above = tops[0].rpartition("/")[0] if self.place.unhindered else ""
-        command = rsync.send_trees(self.tool, self.view, self.place, above, self._named(tops, above))
+        named = self._named(tops, above)
+        command = rsync.send_trees(self.tool, self.view, self.place, above, named, running=_is_long(items))
         await hashing.beside(self._transfer(command, hashing.notice, above=above))
         touched.add(above or ".")
         self._advance([item for item in items if not item.row.link])  # groups were counted when they were sent
@@ -192,6 +195,11 @@ def batches(groups: Iterable[Sequence[Item]], limit: int = BATCH, weight: int = 
         batch.extend(group)
     if batch:
         yield batch
+
+
+def _is_long(items: Iterable[Item]) -> bool:
+    """Whether one of them takes a while."""
+    return any(item.row.size >= _LONG for item in items)
 
 
 def _cost(item: Item) -> int:

@@ -48,12 +48,17 @@ _PAGE: Final = 1000
 _HELD_BACK: Final = Change.HELD | Change.UNREADABLE
 _TRAVELS: Final = f"change & {SENT} AND NOT change & {KEPT_BACK} AND NOT carried"
 _UNGROUPED: Final = f"{_TRAVELS} AND NOT EXISTS (SELECT 1 FROM pending.groups g WHERE g.inode = c.inode AND g.path = c.path)"
-_NEWS: Final = f"change & {SENT | RECORDED | Change.GONE} AND NOT change & {_HELD_BACK}"
 _TAKEN_BACK: Final = f"carried AND change & {Change.KIND | Change.CONTENT | Change.DOUBTFUL} AND NOT change & {KEPT_BACK}"
 """What the tree can carry no longer: what the target has of it goes."""
 _UNPROVEN: Final = f"(kind = 'f' AND change & {Change.INODE} AND NOT change & {REPLACED | KEPT_BACK | Change.HASHED})"
 """A file that may be the same, and nobody has looked."""
 WAS_DIRECTORY: Final = "EXISTS (SELECT 1 FROM main.directories d WHERE d.path = c.path)"
+_ODD: Final = f"change & {Change.GONE | Change.HELD | Change.UNREADABLE} OR kind != 'd' AND {WAS_DIRECTORY}"
+"""Does not come into the ledger just as it stands in the plan."""
+_NO_PROOF: Final = f"kind = 'f' AND change & {Change.INODE} AND NOT change & {REPLACED | Change.HASHED}"
+"""An inode that was not looked into proves nothing of the content next time."""
+_PROVEN: Final = ", ".join([*FIELDS[:-1], f"CASE WHEN {_NO_PROOF} THEN 0 ELSE inode END"])
+"""The columns of a row that comes into the ledger."""
 DELETES: Final = f"c.kind != 'd' AND change & {Change.GONE} AND NOT change & {Change.NEW | Change.RENAMED | Change.UNREADABLE}"
 """Takes a file away from the target, or another entry that is no directory."""
 _OLD_KIND: Final = "(SELECT e.kind FROM main.directories d JOIN main.entries e ON e.dir = d.id WHERE d.path = c.parent AND e.name = c.name)"
@@ -131,13 +136,9 @@ class Pending:
     def is_empty(self) -> bool:
         """Whether nothing is to be sent, deleted or recorded, and nothing must be compared before that is known."""
         marks = f"(change & {Change.UNREADABLE} AND NOT unreadable OR change & {Change.HELD} AND NOT held)"
-        wanted = f"{_NEWS} OR ({marks} AND NOT change & {Change.NEW}) OR {_UNPROVEN}"
+        news = f"change & {SENT | RECORDED | Change.GONE} AND NOT change & {_HELD_BACK}"
+        wanted = f"{news} OR ({marks} AND NOT change & {Change.NEW}) OR {_UNPROVEN}"
         return self._one(f"SELECT NOT EXISTS (SELECT 1 FROM pending.changes WHERE {wanted})") == 1
-
-    @property
-    def has_news(self) -> bool:
-        """Whether something is to be sent, deleted or recorded for sure, unless a limit holds it."""
-        return self._one(f"SELECT EXISTS (SELECT 1 FROM pending.changes WHERE {_NEWS})") == 1
 
     def to_compare(self) -> Iterator[Item]:
         """Files that may be the same although their inode says nothing: they must be hashed before anything is sent (`set_hash`)."""
@@ -183,8 +184,9 @@ class Pending:
     def within(self, path: bytes) -> list[Item]:
         """A directory and all below it, of what changes."""
         own = self.item(path)
-        query = f"SELECT path, change, {COLUMNS} FROM pending.changes WHERE path > ? AND (? OR path < ?) ORDER BY path"
-        below = self.database.execute(query, (path + b"/" if path else TOP, path == TOP, path + b"0"))
+        # Two bounds that SQLite can see: with "or it is the top" in the condition it read all that comes after.
+        bounds, values = ("path > ?", (TOP,)) if path == TOP else ("path > ? AND path < ?", (path + b"/", path + b"0"))
+        below = self.database.execute(f"SELECT path, change, {COLUMNS} FROM pending.changes WHERE {bounds} ORDER BY path", values)
         return [*([own] if own else []), *(Item(change, unflatten(path, columns)) for path, change, *columns in below)]
 
     def crowd(self) -> Iterator[tuple[bytes, int, int]]:
@@ -281,7 +283,7 @@ class Pending:
         """The directories that were found to be as they were, but for what lies where nothing could be read."""
         unread = {one.path for one in self.unread()}
         for path, mtime in self.database.execute(_UNCHANGED_FOLDERS):
-            if unread.isdisjoint((path, *parents(path))):
+            if not unread or unread.isdisjoint((path, *parents(path))):
                 yield Folder(path, 0, int(mtime))
 
     def item(self, path: bytes) -> Item | None:
@@ -447,7 +449,9 @@ class Pending:
             raise
 
     def _take_over(self) -> None:
-        self.ledger.take_over(((path, row) for path, row, _ in self._outcome()), self.ledger.commit_digest, forgetting=False)
+        self.ledger.put(((path, row) for path, row, _ in self._outcome(_ODD)), forgetting=False)
+        self.ledger.copy(f"pending.changes c WHERE NOT ({_ODD})", _PROVEN)
+        self.ledger.finish(self.ledger.commit_digest)
         self.database.execute("INSERT INTO main.doubts SELECT * FROM temp.kept_doubts")
         self.ledger.set_fact("device", self.fact("device"))
         self.database.execute(
@@ -460,9 +464,9 @@ class Pending:
         ):
             self.database.execute(f"UPDATE main.directories SET signature = NULL WHERE path IN ({unsure})")
 
-    def _outcome(self) -> Iterator[tuple[bytes, Row | None, bool]]:
+    def _outcome(self, condition: str = "1") -> Iterator[tuple[bytes, Row | None, bool]]:
         """Each path that is to be entered, its row (None = gone), and whether that is news for the manifest."""
-        for change, row in self.select("1"):
+        for change, row in self.select(condition):
             if change & (Change.UNREADABLE | Change.HELD):
                 if change & Change.NEW:
                     continue
@@ -472,7 +476,7 @@ class Pending:
                 if not change & Change.NEW:
                     yield row.path, None, True
             else:
-                yield row.path, _proven(change, row), bool(change & RECORDED)
+                yield row.path, row, bool(change & RECORDED)
 
     def select(self, condition: str) -> Iterator[Item]:
         """What meets a condition on table `c`; by pages, so that changes may be entered meanwhile."""
@@ -503,9 +507,3 @@ def _hashed(item: Item, sha256: bytes) -> Changes:
     if change & REPLACED or item.row.sha256 == sha256:
         return change
     return change | Change.CONTENT | Change.AGAIN
-
-
-def _proven(change: Changes, row: Row) -> Row:
-    """An inode that was not looked into proves nothing of the content next time."""
-    unproven = row.kind == "f" and change & Change.INODE and not change & (REPLACED | Change.HASHED)
-    return row._replace(inode=0) if unproven else row

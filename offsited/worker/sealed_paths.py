@@ -30,10 +30,10 @@ _SKELETON_MAX: Final = 2000
 _Thing = TypeVar("_Thing")
 
 
-def in_parts(things: Iterable[_Thing]) -> Iterator[list[_Thing]]:
-    """Lists of as many as are asked about at once."""
+def in_parts(things: Iterable[_Thing], size: int = _AT_ONCE) -> Iterator[list[_Thing]]:
+    """Lists of so many, or of as many as are asked about at once."""
     left = iter(things)
-    while part := list(itertools.islice(left, _AT_ONCE)):
+    while part := list(itertools.islice(left, size)):
         yield part
 
 

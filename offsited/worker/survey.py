@@ -65,6 +65,12 @@ class Told:
     """DAMAGED (the ledger: rebuild it), UNREADABLE (the snapshot's top), FAILED."""
     detail: str = ""
     changed_directories: int = 0
+    """Of those met so far, with one for the top's own row."""
+
+    @property
+    def news(self) -> bool:
+        """Whether any directory was found to be another than it was."""
+        return self.changed_directories > 1
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -92,7 +98,9 @@ def _fill(comparison: Comparison, pending: Pending, request: Request, top: int, 
     known = comparison.known(thorough=request.thorough)
     pending.begin()
     for batch in walk(top, known, excludes(request.exclude), processes=request.processes):
-        entries, size, changed = entries + batch.entries, size + batch.size, changed + len(batch.listings)
+        entries, size, changed, before = entries + batch.entries, size + batch.size, changed + len(batch.listings), changed
+        if before <= 1 < changed:  # the first news: whoever waits for it begins its preparations
+            due = 0
         if not request.nodes:
             batch.listings = [listing._replace(rows=[_carried(row) for row in listing.rows]) for listing in batch.listings]
         comparison.notice(batch)
@@ -100,7 +108,7 @@ def _fill(comparison: Comparison, pending: Pending, request: Request, top: int, 
             if one.path == TOP:
                 raise OSError(one.error, os.strerror(one.error))
         if time.monotonic() >= due:
-            told(Told(entries, size))
+            told(Told(entries, size, changed_directories=changed))
             due = time.monotonic() + _TELL_EVERY
     comparison.finish()
     pending.written()

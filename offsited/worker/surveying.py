@@ -19,25 +19,31 @@ from offsited.worker.survey import COMMAND, DAMAGED, UNREADABLE, Request, Told
 
 
 async def surveyed(
-    job: Job, confirmed: Confirmed, books: Books, *, thorough: Callable[[Books], bool], entering: Entering | None = None
+    job: Job,
+    confirmed: Confirmed,
+    books: Books,
+    *,
+    thorough: Callable[[Books], bool],
+    entering: Entering | None = None,
+    on_news: Callable[[], object] | None = None,
 ) -> Books:
     """Survey against these books, or against new ones if the ledger turns out to be damaged; return those. Raise JobFailed.
 
-    `entering` tells each ledger first what else is in doubt.
+    `entering` tells each ledger first what else is in doubt; `on_news` is called, more than once, when anything changed.
     """
     if entering:
         await asyncio.to_thread(books.enter, entering)
     try:
-        await survey(job, confirmed, thorough=thorough(books))
+        await survey(job, confirmed, thorough=thorough(books), on_news=on_news)
     except ManifestDamaged:
         books = await asyncio.to_thread(Books.anew, confirmed)
         if entering:
             await asyncio.to_thread(books.enter, entering)
-        await survey(job, confirmed, thorough=thorough(books))
+        await survey(job, confirmed, thorough=thorough(books), on_news=on_news)
     return books
 
 
-async def survey(job: Job, confirmed: Confirmed, *, thorough: bool) -> None:
+async def survey(job: Job, confirmed: Confirmed, *, thorough: bool, on_news: Callable[[], object] | None = None) -> None:
     """Leave the plan of this job in the target's directory. Raise JobFailed, or ManifestDamaged if the ledger is."""
     request = Request(
         top=str(job.files.plain / names.BACKUP_DIR),
@@ -52,6 +58,8 @@ async def survey(job: Job, confirmed: Confirmed, *, thorough: bool) -> None:
         nonlocal last
         last = Told.decode(line)
         job.report.progress(Progress(Phase.WALKING, bytes_done=last.size, entries_done=last.entries))
+        if last.news and on_news:
+            on_news()
 
     stdin = os.memfd_create("offsited-request", os.MFD_CLOEXEC)
     try:

@@ -5,9 +5,8 @@ import asyncio
 import itertools
 import math
 import os
-from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from offsited import names
 from offsited.core.commit import digest
@@ -25,14 +24,16 @@ from offsited.worker.confirmed import Announced, Confirmed, Standing
 from offsited.worker.disk import Disk
 from offsited.worker.holding import Holding, hold
 from offsited.worker.job import DONE, Ending, Job
-from offsited.worker.mirror import CANARY, CANARY_BYTES, Mirror, check_top
+from offsited.worker.mirror import CANARY_BYTES, Mirror, check_top
 from offsited.worker.preview import preview
 from offsited.worker.reach import reach
 from offsited.worker.report import now
+from offsited.worker.showing import Showing
 from offsited.worker.snapshot import Snapshot
 from offsited.worker.surveying import surveyed
 from offsited.worker.target import Found, Target
 from offsited.worker.transfer import Transfers, patiently
+from offsited.worker.way import CANARY
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LISTED_MAX: Final = 20
@@ -111,56 +112,47 @@ class _Sync:
         asked = self._is_whole(confirmed, standing, found) or mending.asked(confirmed.directory).whole
         interrupted = confirmed.interrupted
         books = await asyncio.to_thread(Books.prepare, confirmed, before)
-        books = await surveyed(self.job, confirmed, books, thorough=lambda books: asked or books.doubts(standing), entering=mending.enter)
-        whole = asked or books.doubts(standing)
-        check_top(self.opened)
-        with books.opened() as pending:
-            known = not books.doubtful and self._is_known(confirmed, standing)
-            holding = Holding(pending, self.job.vault.limits, confirmed.directory, known=known)
-            mirror = Mirror(
+        async with Showing(self.job) as showing:
+            books = await surveyed(
                 self.job,
-                self.opened,
                 confirmed,
-                pending,
-                self.reached,
-                found,
-                self.transfers,
-                standing=standing,
-                whole=whole,
-                interrupted=interrupted,
-                holding=holding,
-                key_file=key_file,
+                books,
+                thorough=lambda books: asked or books.doubts(standing),
+                entering=mending.enter,
+                on_news=showing.begin,
             )
-
-            async def judged() -> bool:
-                await self._hold(mirror)
-                settled = standing is Standing.CONFIRMED and not whole and pending.is_empty
-                return not (settled and self._has_key_file(found, confirmed, key_file))
-
-            try:
-                if not await self._work(mirror, judged()):
-                    await asyncio.to_thread(pending.commit, confirmed.digest)
-            finally:
-                self._count(mirror)
-            await asyncio.to_thread(holding.conclude)
-            self.job.report.note(key_file=key_file)
-            await asyncio.to_thread(self._guard, key_file)
-            return self._ending(mirror)
-
-    async def _work(self, mirror: Mirror, judged: Coroutine[Any, Any, bool]) -> bool:
-        """Bring the target up to date, unless there is nothing to do; return that. Where there is news, gocryptfs starts meanwhile."""
-        news = mirror.pending.has_news
-        judging = asyncio.create_task(judged)
-        try:
-            if not news and not await judging:
-                return False
-            return await mirror.run(judging)
-        except JobFailed:
-            await asyncio.wait({judging})  # its threads work with what is about to be closed
-            raise
-        finally:
-            judging.cancel()
-            await asyncio.gather(judging, return_exceptions=True)
+            whole = asked or books.doubts(standing)
+            check_top(self.opened)
+            with books.opened() as pending:
+                known = not books.doubtful and self._is_known(confirmed, standing)
+                holding = Holding(pending, self.job.vault.limits, confirmed.directory, known=known)
+                mirror = Mirror(
+                    self.job,
+                    self.opened,
+                    confirmed,
+                    pending,
+                    self.reached,
+                    found,
+                    self.transfers,
+                    standing=standing,
+                    whole=whole,
+                    interrupted=interrupted,
+                    holding=holding,
+                    key_file=key_file,
+                )
+                try:
+                    await self._hold(mirror)
+                    settled = standing is Standing.CONFIRMED and not whole and pending.is_empty
+                    if settled and self._has_key_file(found, confirmed, key_file):
+                        await asyncio.to_thread(pending.commit, confirmed.digest)
+                    else:
+                        await mirror.run(showing)
+                finally:
+                    self._count(mirror)
+                await asyncio.to_thread(holding.conclude)
+                self.job.report.note(key_file=key_file)
+                await asyncio.to_thread(self._guard, key_file)
+                return self._ending(mirror)
 
     async def _hold(self, mirror: Mirror) -> None:
         """Hold what exceeds the limits; where everything is compared with the target, the mirror does so when it has seen that."""

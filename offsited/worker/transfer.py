@@ -102,7 +102,7 @@ class Transfers:
         `sealed`: it is of the encrypted tree; `above`: its paths are told relative to this directory of it.
         """
         with gauge.transfer() as told:
-            counter = _Counter(self.tally, told, on_item or _nobody, sealed=sealed, above=above.encode())
+            counter = _Counter(self.tally, told, on_item or _nobody, sealed=sealed, above=above.encode(), running=rsync.RUNNING in command)
             await self.run(command, capabilities=capabilities, on_line=counter)
 
     async def fetched(self, command: list[str], start: Progress, *, sealed: bool = True) -> None:
@@ -135,14 +135,23 @@ class _Counter:
     """Listens to one rsync."""
 
     def __init__(
-        self, tally: Tally, told: Callable[[int, int], None], on_item: Callable[[Item], None], *, sealed: bool, above: bytes
+        self,
+        tally: Tally,
+        told: Callable[[int, int], None],
+        on_item: Callable[[Item], None],
+        *,
+        sealed: bool,
+        above: bytes,
+        running: bool,
     ) -> None:
+        """`running`: rsync tells how far it is; else that is counted by its items, each as soon as it is begun."""
         self._tally = tally
         self._told = told
         self._on_item = on_item
         self._sealed = sealed
         self._above = above
-        self._entries = 0
+        self._running = running
+        self._size = self._entries = 0
 
     def __call__(self, line: bytes) -> None:
         match parse_line(line):
@@ -154,6 +163,10 @@ class _Counter:
                     item = Item(item.change, item.length, self._above + b"/" + item.path if self._above else rsync.in_mirror(item.path))
                 self._tally.take(item, sealed=self._sealed)
                 self._on_item(item)
+                if not self._running:
+                    self._size += item.length if item.is_content else 0
+                    self._entries += 1
+                    self._told(self._size, self._entries)
             case None:
                 self._tally.wire_bytes += parse_wire_bytes(line)
                 self._tally.skipped += says_skipped(line)

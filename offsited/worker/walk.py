@@ -22,6 +22,10 @@ from offsited.worker.listing import Batch, Excludes, Listing, Place, Reader, Unr
 
 HANDED: Final = 64
 """Directories given to a process at once."""
+_AHEAD: Final = 2
+"""Requests that a process may have: it goes on while its last answer is being looked at."""
+_ROOM: Final = 32768
+"""Bytes that a pipe takes of a request whether or not it is read, pipe(7)."""
 _ENDED: Final = "a process of the walk ended before its work"
 _LENGTH: Final = struct.Struct("=Q")
 
@@ -62,35 +66,35 @@ def _alone(reader: Reader, places: list[Place]) -> Iterator[Batch]:
 
 
 def _together(reader: Reader, places: list[Place], processes: int) -> Iterator[Batch]:
-    """Give places to whoever is idle; take what is found, and the places that are left, so that nobody stays idle for long."""
+    """Give places to whoever has least to do; take what is found, and the places that are left, so that nobody is idle for long."""
     members: list[_Member] = []
     try:
         with selectors.DefaultSelector() as selector:
             for _ in range(processes):
                 members.append(_Member.start(reader, members))
                 selector.register(members[-1].results, selectors.EVENT_READ, members[-1])
-            idle = list(members)
-            while places or len(idle) < len(members):
-                while places and idle:
-                    count = min(HANDED, -(-len(places) // len(idle)))
-                    idle.pop().hand([places.pop() for _ in range(count)])
+            while places or any(member.owing for member in members):
+                for member in sorted(members * _AHEAD, key=lambda member: member.owing):
+                    if places:
+                        places = member.hand(places, -(-len(places) // processes))
                 for key, _ in selector.select():
                     batch, left = key.data.take()
                     places += left
-                    idle.append(key.data)
                     yield batch
     finally:
         for member in members:
             member.dismiss()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Member:
     """A process of the walk, seen from the one that asks it."""
 
     pid: int
     requests: BinaryIO
     results: BinaryIO
+    owing: int = 0
+    """Requests that it has not answered."""
 
     @classmethod
     def start(cls, reader: Reader, others: list["_Member"]) -> "_Member":
@@ -107,20 +111,30 @@ class _Member:
             _serve(reader, requests, results)
         os.close(requests)
         os.close(results)
-        return cls(pid, open(to_member, "wb", buffering=0), open(from_member, "rb"))
+        return cls(pid, open(to_member, "wb", buffering=0), open(from_member, "rb", buffering=0))
 
-    def hand(self, places: list[Place]) -> None:
-        """Raise Internal if the process was killed."""
+    def hand(self, places: list[Place], share: int) -> list[Place]:
+        """Ask about the last `share` of these places, or as many as are handed at once; return the others. Raise Internal if it was killed.
+
+        While it works on something it is given only what its pipe has room for: else both might wait to be read.
+        """
+        count = min(HANDED, share)
+        content = marshal.dumps(places[-count:])
+        if self.owing and (self.owing == _AHEAD or len(content) > _ROOM):
+            return places
         try:
-            _send(self.requests, marshal.dumps(places))
+            _send(self.requests, content)
         except BrokenPipeError:
             raise Internal(_ENDED) from None
+        self.owing += 1
+        return places[:-count]
 
     def take(self) -> tuple[Batch, list[Place]]:
         """Raise Internal if the process was killed."""
         content = _receive(self.results)
         if content is None:
             raise Internal(_ENDED)
+        self.owing -= 1
         entries, size, listings, unread, excluded, left = marshal.loads(content)  # noqa: S302 - from our own fork
         found = [
             Listing(path, inode, mtime, signature, [Row._make(row) for row in rows]) for path, inode, mtime, signature, rows in listings
@@ -141,7 +155,7 @@ def _serve(reader: Reader, requests: int, results: int) -> NoReturn:
         gc.disable()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        with open(requests, "rb") as asked, open(results, "wb", buffering=0) as answers:
+        with open(requests, "rb", buffering=0) as asked, open(results, "wb", buffering=0) as answers:
             while (content := _receive(asked)) is not None:
                 batch, left = reader.read(marshal.loads(content))  # noqa: S302 - from our own parent
                 listings = [(*listing[:-1], [tuple(row) for row in listing.rows]) for listing in batch.listings]
@@ -159,10 +173,17 @@ def _send(pipe: BinaryIO, content: bytes) -> None:
 
 
 def _receive(pipe: BinaryIO) -> bytes | None:
-    """The next message; None at the end."""
-    head = pipe.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        return None
-    (length,) = _LENGTH.unpack(head)
-    content = pipe.read(length)
-    return content if len(content) == length else None
+    """The next message; None at the end. Nothing is read ahead: whoever waits for a second message looks at the pipe."""
+    head = _exactly(pipe, _LENGTH.size)
+    return None if head is None else _exactly(pipe, _LENGTH.unpack(head)[0])
+
+
+def _exactly(pipe: BinaryIO, length: int) -> bytes | None:
+    content = bytearray(length)
+    left = memoryview(content)
+    while left:
+        count = pipe.readinto(left)  # type: ignore[attr-defined]
+        if not count:
+            return None
+        left = left[count:]
+    return bytes(content)

@@ -65,7 +65,7 @@ def test_sending_again_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "narrow", "lanes"), [((), False, 3), ((), True, 1), (("--bwlimit=4M",), False, 1), (("--bwlimit", "9"), False, 1)]
+    ("options", "narrow", "lanes"), [((), False, 4), ((), True, 1), (("--bwlimit=4M",), False, 1), (("--bwlimit", "9"), False, 1)]
 )
 def test_how_many_transfers_a_place_takes_at_once(options: tuple[str, ...], narrow: bool, lanes: int) -> None:  # noqa: FBT001 - a table
     """A limit of the bandwidth is one of all of them."""

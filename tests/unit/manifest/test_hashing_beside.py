@@ -4,6 +4,7 @@
 import asyncio
 import hashlib
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from offsited.core.outcome import Reason
 from offsited.core.plan import Change
 from offsited.core.rsync_output import Item as Line
 from offsited.errors import JobFailed
+from offsited.worker import hashing_beside
+from offsited.worker.hashing import hash_files
 from offsited.worker.hashing_beside import HashingBeside
 from offsited.worker.pending import Item, Pending
 
@@ -25,12 +28,12 @@ FILES = ("a/1", "a/2", "b/1", "large")
 
 @dataclass
 class Plan:
-    """A plan against nothing, of which it is heard when it is told hashes."""
+    """A plan against nothing, and which of its files were read."""
 
     pending: Pending
     top: Path
     snapshot: int
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    read: list[str] = field(default_factory=list)
 
     def item(self, name: str) -> Item:
         found = self.pending.item(name.encode())
@@ -39,6 +42,11 @@ class Plan:
 
     def hashed(self) -> dict[str, bytes]:
         return {name: sha256 for name in FILES if (sha256 := self.item(name).row.sha256)}
+
+    async def until_read(self, *names: str) -> None:
+        while sorted(self.read) != sorted(names):
+            assert len(self.read) < len(names), "no other is read before rsync comes to it"
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -53,13 +61,13 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
     try:
         with bench.plan() as (_, pending):
             made = Plan(pending, tmp_path / "top", descriptor)
-            real = pending.set_hashes
 
-            def heard(found: Iterable[tuple[Row, bytes]]) -> None:
-                real(found)
-                made.news.set()
+            def heard(snapshot: int, rows: Iterable[Row], stop: threading.Event) -> Iterator[tuple[Row, bytes]]:
+                for row, sha256 in hash_files(snapshot, rows, stop):
+                    made.read.append(os.fsdecode(row.path))
+                    yield row, sha256
 
-            monkeypatch.setattr(pending, "set_hashes", heard)
+            monkeypatch.setattr(hashing_beside, "hash_files", heard)
             yield made
     finally:
         os.close(descriptor)
@@ -80,12 +88,9 @@ def test_a_directory_is_hashed_when_one_of_it_is_named_and_the_rest_at_the_end(p
     async def transfer() -> None:
         beside.notice(Line(".d..t......", 0, b"xb/"))
         beside.notice(Line(">f+++++++++", 9, b"xa/anything"))
-        await plan.news.wait()
-        assert plan.hashed() == content("a/1", "a/2"), "no other is read before rsync comes to it"
-        plan.news.clear()
+        await plan.until_read("a/1", "a/2")
         beside.notice(Line(">f+++++++++", 9, b"xl"))
-        await plan.news.wait()
-        assert plan.hashed() == content("a/1", "a/2", "large")
+        await plan.until_read("a/1", "a/2", "large")
 
     asyncio.run(asyncio.wait_for(beside.beside(transfer()), 60))
     assert plan.hashed() == content(*FILES)

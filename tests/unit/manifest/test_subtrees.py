@@ -104,3 +104,15 @@ def test_what_cannot_be_read_is_not_walked_into(tmp_path: Path) -> None:
         division = divide(pending, 100, 1000)
         assert division.told == {b"", b"a", b"a/deep"}
         assert division.lots == [[b"b"], [b"a/deep/secret"]]
+
+
+def test_a_subtree_is_read_without_what_comes_after_it(tmp_path: Path) -> None:
+    """Each of thousands of subtrees was read to the end of the plan."""
+    with planned(tmp_path, {"a/1", "b/2", "c/3"}) as pending:
+        asked: list[str] = []
+        pending.database.set_trace_callback(asked.append)
+        assert [item.row.path for item in pending.within(b"b")] == [b"b", b"b/2"]
+        pending.database.set_trace_callback(None)
+        steps = [row[3] for query in asked for row in pending.database.execute(f"EXPLAIN QUERY PLAN {query}")]
+    assert steps
+    assert all(step.endswith(("(path=?)", "(path>? AND path<?)")) for step in steps), steps

@@ -22,6 +22,7 @@ from offsited.worker import listing, survey
 from offsited.worker.compare import recognise_renames, rename_candidates
 from offsited.worker.ledger import LEDGER_FILE, Ledger
 from offsited.worker.listing import BATCH, Unread
+from offsited.worker.survey import Request, Told
 from offsited.worker.walk import walk
 
 from .workshop import Bench, changes, digest, program, seen, without_capabilities, without_numbers
@@ -72,6 +73,20 @@ def test_work_beyond_one_batch_is_shared(top: Path) -> None:
     os.close(descriptor)
 
 
+def test_nobody_waits_for_ever_for_room_in_a_pipe(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process gets its next work before its last answer was read: of long paths more than a pipe takes."""
+    monkeypatch.setattr(listing, "BATCH", 100)
+    above = top
+    for depth in range(12):
+        above /= f"{depth}".ljust(250, "-")
+    for number in range(400):
+        (above / f"{number}".ljust(250, "+") / "in").mkdir(parents=True)
+    descriptor = os.open(top, os.O_RDONLY)
+    batches = list(walk(descriptor, {}))
+    assert sum(batch.entries for batch in batches) == 1 + 12 + 2 * 400
+    os.close(descriptor)
+
+
 def test_a_killed_process_of_the_walk_ends_it(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "BATCH", 1)
     fill(top)
@@ -113,8 +128,20 @@ def test_nothing_changed_lists_nothing(top: Path, bench: Bench) -> None:
     bench.sync(top)
     told = bench.survey(top)
     assert told.changed_directories == 1, "the top's own row alone"
+    assert not told.news
     with bench.plan() as (_, pending):
         assert pending.is_empty
+
+
+def test_news_are_told_as_soon_as_they_are_found(top: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "BATCH", 1)
+    fill(top)
+    bench.sync(top)
+    (top / "d3/e0/f3").write_text("another")
+    lines: list[Told] = []
+    survey.survey(Request(str(top), str(bench.directory)), lines.append)
+    assert [line.news for line in lines] == [True, True], "the first news, and the end"
+    assert not lines[0].done
 
 
 def test_links_of_other_snapshots_and_ctime_are_no_change(top: Path, bench: Bench, tmp_path: Path) -> None:

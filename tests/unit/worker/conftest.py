@@ -17,9 +17,10 @@ import pytest
 import offsited
 from offsited import names
 from offsited.core import config, gocryptfs
-from offsited.core.record import JobRecord, Kind
+from offsited.core.record import JobRecord, Kind, Options
 from offsited.store import VaultFiles
 from offsited.worker import report, surveying
+from offsited.worker.job import Job
 from offsited.worker.transfer import Transfers
 
 from .machine import PASSPHRASE, Machine, memfd
@@ -116,6 +117,14 @@ def runtime(tmp_path: Path) -> Path:
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     return runtime
+
+
+@pytest.fixture
+def job(files: VaultFiles, talk: report.Report, runtime: Path, key: int) -> Job:
+    """A sync to a disk."""
+    target = config.DiskTarget(name="seed", kind="disk", label="L", directory="d")
+    vault = config.Vault(name="home", source=config.Source(kind="path", path="/data"), target=(target,))
+    return Job(1, Options(), vault, target, TOOLS, files, runtime / "known_hosts", runtime, talk, key)
 
 
 @pytest.fixture

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from offsited.core import config, gocryptfs
+from offsited.core import gocryptfs
 from offsited.core.outcome import Reason
-from offsited.core.record import Options
 from offsited.errors import JobFailed
-from offsited.store import VaultFiles
 from offsited.worker import encrypted_names, view
 from offsited.worker.job import Job
-from offsited.worker.report import Report
 
 from .conftest import TOOLS, run
 
@@ -26,13 +23,6 @@ PATHS = (
     b"backup/d",
     b"backup/new\nline",
 )
-
-
-@pytest.fixture
-def job(files: VaultFiles, talk: Report, runtime: Path, key: int) -> Job:
-    target = config.DiskTarget(name="seed", kind="disk", label="L", directory="d")
-    vault = config.Vault(name="home", source=config.Source(kind="path", path="/data"), target=(target,))
-    return Job(1, Options(), vault, target, TOOLS, files, runtime / "known_hosts", runtime, talk, key)
 
 
 def test_names_are_those_of_the_view(mountable: Path, job: Job) -> None:

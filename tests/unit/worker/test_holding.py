@@ -102,7 +102,7 @@ def test_what_a_first_sync_left_unfinished_is_nobody_s_loss(machine: Machine) ->
     first = machine.snapshot("2026-11-23")
     for number in range(40):
         (first / f"file-{number:02}").write_text(f"content {number}")
-    machine.killed(machine.sync, "offsited.worker.mirror.Mirror._commit")
+    machine.killed(machine.sync, "offsited.worker.committing.Committing.send")
     second = machine.copy(first, "2026-11-24")
     for number in range(39):
         (second / f"file-{number:02}").unlink()

@@ -223,13 +223,14 @@ MOMENTS = (
     "worker.mirror.Mirror._check_snapshot",
     "worker.mirror.Mirror._make_way",
     "worker.mirror.Mirror._compare_with",
-    "worker.mirror.Mirror._delete_by_example",
-    "worker.mirror.Mirror._write_segment",
+    "worker.deletion.Doomed._delete_by_example",
+    "worker.committing.Committing._write_segment",
     "worker.confirmed.Confirmed.announce",
     "worker.pending.Pending.commit",
+    "worker.ledger.Ledger.copy",
     "worker.ledger.Ledger._index",
     "worker.confirmed.Confirmed.confirm",
-    "worker.mirror.Mirror._tidy",
+    "worker.committing.Committing._tidy",
     "worker.report.Report.end",
 )
 
@@ -307,7 +308,7 @@ def test_a_commit_that_did_not_arrive_does_not_count(machine: Machine, synced: P
 
 def test_what_an_interrupted_job_sent_is_hashed_without_being_sent_again(machine: Machine) -> None:
     snapshot = fill(machine.snapshot("2026-11-23"))
-    machine.killed(machine.sync, "offsited.worker.mirror.Mirror._write_segment")
+    machine.killed(machine.sync, "offsited.worker.committing.Committing._write_segment")
     record = done(machine.sync())
     assert record.counts.sent_bytes == 0
     holds(machine, snapshot)
@@ -316,7 +317,7 @@ def test_what_an_interrupted_job_sent_is_hashed_without_being_sent_again(machine
 def test_what_a_killed_first_sync_left_half_written_is_cleared(machine: Machine) -> None:
     """rsync writes the files of a directory that is new to the target beside where they will stay, under names that no view has."""
     snapshot = fill(machine.snapshot("2026-11-23"))
-    machine.killed(machine.sync, "offsited.worker.mirror.Mirror._write_segment")
+    machine.killed(machine.sync, "offsited.worker.committing.Committing._write_segment")
     with machine.disk() as home:
         whole = next(path for path in sorted((home / "current").rglob("*")) if path.is_file() and len(path.relative_to(home).parts) > 3)
         half = whole.with_name(f".{whole.name}.hGd3Fs")
@@ -336,7 +337,7 @@ def test_a_content_of_the_same_size_and_time_that_an_interrupted_job_sent_is_rep
     (second / "d/b").unlink()
     (second / "d/b").write_bytes(text[::-1])
     os.utime(second / "d/b", ns=(status.st_atime_ns, status.st_mtime_ns))
-    machine.killed(machine.sync, "offsited.worker.mirror.Mirror._write_segment")
+    machine.killed(machine.sync, "offsited.worker.committing.Committing._write_segment")
     third = machine.copy(synced, "2026-11-25")
     done(machine.sync())
     holds(machine, third)
@@ -403,12 +404,12 @@ def test_damaged_segments_are_written_anew(
 
 
 @pytest.mark.parametrize("lost", ["manifest.sqlite", "intent.jsonl.gz"])
-@pytest.mark.parametrize("moment", ["_write_segment", "_make_way"])
+@pytest.mark.parametrize("moment", ["committing.Committing._write_segment", "mirror.Mirror._make_way"])
 def test_a_ledger_or_an_intent_that_is_lost_after_a_kill(machine: Machine, synced: Path, moment: str, lost: str) -> None:
     """What was deleted or replaced at the target is sent again, although the manifest has it."""
     second = change(machine.copy(synced, "2026-11-24"))
     (second / "d/b").unlink()
-    machine.killed(machine.sync, f"offsited.worker.mirror.Mirror.{moment}")
+    machine.killed(machine.sync, f"offsited.worker.{moment}")
     (machine.files.target("seed") / lost).unlink()
     third = machine.copy(synced, "2026-11-25")
     done(machine.sync())

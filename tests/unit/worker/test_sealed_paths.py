@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from offsited.core import config, gocryptfs
+from offsited.core import gocryptfs
 from offsited.core.outcome import Reason
-from offsited.core.record import Options
 from offsited.errors import JobFailed
-from offsited.store import VaultFiles
 from offsited.worker import sealed_paths, view
 from offsited.worker.job import Job
-from offsited.worker.report import Report
 from offsited.worker.sealed_paths import SealedPaths
 
 from .conftest import TOOLS, run
@@ -47,13 +44,6 @@ NAMES = (
 PATHS = [b"backup", b"offsited", *(b"backup/" + name for name in NAMES), *(b"backup/" + name + b"/below" for name in NAMES)]
 DEEP = [b"backup/" + b"/".join([name] * 13) for name in (b"d" * 255, b'"' * 255, b"\n" * 255, b"\xff" * 255)]
 """Asking for some of these takes more than a request can hold."""
-
-
-@pytest.fixture
-def job(files: VaultFiles, talk: Report, runtime: Path, key: int) -> Job:
-    target = config.DiskTarget(name="seed", kind="disk", label="L", directory="d")
-    vault = config.Vault(name="home", source=config.Source(kind="path", path="/data"), target=(target,))
-    return Job(1, Options(), vault, target, TOOLS, files, runtime / "known_hosts", runtime, talk, key)
 
 
 async def asked(job: Job, point: Path, paths: Sequence[bytes]) -> tuple[list[str], list[int]]:

@@ -95,6 +95,20 @@ def test_each_day_is_mirrored(machine: Machine, seed: int) -> None:
         mirrored(machine, snapshot)
 
 
+def test_an_iv_that_is_cut_off_is_sent_again(machine: Machine) -> None:
+    """Of one that is as long as it should be the time alone is given, whatever it holds: that is for a verification to see."""
+    snapshot = plant(machine.snapshot("2026-11-20"), random.Random(6))  # noqa: S311 - no secret
+    done(machine.sync())
+    with machine.disk() as home:
+        for file in (home / "current").rglob("gocryptfs.diriv"):
+            os.truncate(file, 15)
+    snapshot = machine.copy(snapshot, "2026-11-21")
+    for directory, _, _ in os.walk(snapshot):
+        (Path(directory) / "new").write_text("new")
+    done(machine.sync())
+    mirrored(machine, snapshot)
+
+
 def test_a_receiver_that_is_not_root_gets_the_directories_above_too(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """rsync makes a directory writable for it only if it is a part of the transfer."""
     monkeypatch.setattr(disk, "Place", lambda *given, **named: rsync.Place(*given, **(named | {"unhindered": False})))
