@@ -25,7 +25,8 @@ FORWARD_FILE_SYSTEM: Final = "fuse.gocryptfs"
 INODE_BITS: Final = (1 << 48) - 1
 """A view's inode number is the plain one in these bits, with the file system's index above them."""
 
-_HEADER, _BLOCK, _OVERHEAD = 18, 4096, 32
+HEADER, BLOCK, OVERHEAD = 18, 4096, 32
+"""Bytes: at the head of an encrypted file; of content in a block; what a block has more when it is encrypted (doc/file-format.md)."""
 _LONG_PREFIX: Final = "gocryptfs.longname."
 _SHOWN: Final = re.compile(r"[A-Za-z0-9_-]+|gocryptfs\.(?:conf|diriv|longname\.[A-Za-z0-9_-]+(?:\.name)?)")
 
@@ -147,15 +148,15 @@ def _below_backup(pattern: str) -> str:
 
 def plain_size(sealed: int) -> int:
     """Given the size of an encrypted file, return that of its content: 18 bytes of header, then 32 bytes more per block of 4 KiB."""
-    if sealed <= _HEADER:
+    if sealed <= HEADER:
         return 0
-    blocks = -(-(sealed - _HEADER) // (_BLOCK + _OVERHEAD))
-    return sealed - _HEADER - blocks * _OVERHEAD
+    blocks = -(-(sealed - HEADER) // (BLOCK + OVERHEAD))
+    return sealed - HEADER - blocks * OVERHEAD
 
 
 def sealed_size(plain: int) -> int:
     """Given the size of a file, return that of its encrypted form."""
-    return plain and plain + _HEADER + -(-plain // _BLOCK) * _OVERHEAD
+    return plain and plain + HEADER + -(-plain // BLOCK) * OVERHEAD
 
 
 def is_companion(path: bytes) -> bool:

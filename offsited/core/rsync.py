@@ -71,7 +71,12 @@ class Place:
     @property
     def lanes(self) -> int:
         """Transfers that may write here at the same time. A limited bandwidth is a limit of all of them together."""
-        return 1 if self.narrow or any(option.startswith("--bwlimit") for option in self.options) else _LANES
+        return 1 if self.narrow or self.limited else _LANES
+
+    @property
+    def limited(self) -> bool:
+        """Whether the bandwidth to there is limited."""
+        return any(option.startswith("--bwlimit") for option in self.options)
 
     @property
     def current(self) -> str:

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from offsited import names
@@ -16,7 +17,7 @@ from offsited.core.outcome import Reason
 from offsited.core.progress import Phase, Progress
 from offsited.errors import JobFailed
 from offsited.store import write_whole
-from offsited.worker import deletion, mounts, target
+from offsited.worker import deletion, mounts, snapshot, target
 from offsited.worker.committing import Committing, Sent
 from offsited.worker.confirmed import COMMIT_FILE, INTENT_FILE, PREVIOUS_FILE, Confirmed, Standing
 from offsited.worker.deletion import Doomed
@@ -224,12 +225,19 @@ class Mirror:
             await outgoing.send([item] for item in self.pending.told_in(division.told))
             await outgoing.send_trees(division.lots)
         else:
+            if not self.whole:
+                await outgoing.patch(self._earlier())
             await together(outgoing.send(self._groups()), outgoing.send([item] for item in self.pending.ungrouped()))
         if self.whole and not self._seeding:
             await outgoing.send([item] for item in self._unchanged())
         if self.transfers.tally.skipped:
             raise JobFailed(Reason.RSYNC_PARTIAL, _SKIPPED)
         return outgoing.postponed
+
+    def _earlier(self) -> list[Path]:
+        """Where the snapshot may lie that was synced last."""
+        last = self.confirmed.commit.snapshot if self.confirmed.commit else ""
+        return snapshot.earlier(self.job.vault.source, self.opened, last)
 
     def _amount(self) -> Progress:
         entries, size = self.pending.amount()

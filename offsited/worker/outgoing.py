@@ -2,6 +2,7 @@
 """Sending entries of the plan, by list or by whole subtrees, in transfers of bounded size, and hashing their content meanwhile."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any, Final
 
 from offsited import names
 from offsited.core import gocryptfs, rsync, rsync_output
-from offsited.core.manifest import parent
+from offsited.core.manifest import Row, parent
 from offsited.core.plan import KEPT_BACK, SENT, sealed_length
 from offsited.core.rsync_output import Item as Line
 from offsited.worker import ivs
 from offsited.worker.gauge import Gauge
 from offsited.worker.hashing_beside import HashingBeside, is_new_content
+from offsited.worker.patching import LARGE, Patching
 from offsited.worker.pending import Item, Pending
 from offsited.worker.sealed_paths import SealedPaths
 from offsited.worker.tasks import abreast
@@ -30,7 +32,8 @@ _SMALL: Final = 1 << 20
 _HEAVY: Final = 256 << 20
 """Bytes from which on a transfer is cut for the sake of another lane."""
 _LONG: Final = 8 << 20
-"""Bytes of a file of which it is worth telling how far it is."""
+_LONG_AWAY: Final = 256 << 10
+"""Bytes of a file of which it is worth telling how far it is: on a disk here, and at a host."""
 _AT_ONCE: Final = 64 << 20
 """Bytes that are surely still in the page cache when rsync, or the hashing beside it, comes to them."""
 
@@ -65,6 +68,38 @@ class Outgoing:
         """Send groups of items, each group by one rsync. `again`: also what looks unchanged."""
         await self._side_by_side(self._send(batch, again=again) for batch in batches(groups, self.limit, self.weight))
 
+    async def patch(self, earlier: Sequence[Path]) -> None:
+        """Bring large files of a mirror on this machine to their new content, where that can be done by blocks: rsync has nothing to send.
+
+        `earlier`: where snapshots lie that may have the old content.
+        """
+        if self.mirror is None:
+            return
+        stop = threading.Event()
+        patching = Patching(self.snapshot, earlier, self.view, self.mirror, Path(self.place.partial), stop)
+        for item in await asyncio.to_thread(lambda: list(self.pending.rewritten(LARGE))):
+            old = self.pending.ledger.row(item.row.path)
+            if old is not None and old.sha256 and not old.link:
+                await self._patch(patching, old, item.row)
+
+    async def _patch(self, patching: Patching, old: Row, new: Row) -> None:
+        (sealed,) = await self.sealed.of([sealed_from(new.path)])
+        loop = asyncio.get_running_loop()
+        with self.gauge.transfer() as told:
+            work = asyncio.create_task(
+                asyncio.to_thread(patching.patch, old, new, sealed, lambda size: loop.call_soon_threadsafe(told, size, 0))
+            )
+            try:
+                found = await asyncio.shield(work)
+            finally:
+                patching.stop.set()
+                await asyncio.wait({work})
+                patching.stop.clear()
+        if found:
+            self.pending.set_hashes([(new, found.sha256)])
+            self.transfers.tally.sent_entries += 1
+            self.transfers.tally.sent_bytes += found.written
+
     async def send_trees(self, lots: Iterable[Sequence[bytes]]) -> None:
         """Send directories with all below them, each lot by one rsync: directories of one directory, which is at the target.
 
@@ -95,6 +130,11 @@ class Outgoing:
         """Bytes of one transfer."""
         return max(_HEAVY, self.size // self.place.lanes // 4)
 
+    def _takes_long(self, items: Iterable[Item]) -> bool:
+        """Whether one of them does: then rsync tells how far it is, and else only what it begins."""
+        long = _LONG_AWAY if self.mirror is None else _LONG
+        return self.place.limited or any(item.row.size >= long for item in items)
+
     async def _send(self, batch: Sequence[Item], *, again: bool) -> None:
         paths = await self.sealed.of([sealed_from(item.row.path) for item in batch])
         sure = not again and not self.whole
@@ -107,7 +147,7 @@ class Outgoing:
             try:
                 if constant:
                     await self._transfer(self._command(constant, constant=True), hashing.notice)
-                await self._transfer(self._command(listed, again=again, running=_is_long(batch)), hashing.notice)
+                await self._transfer(self._command(listed, again=again, running=self._takes_long(batch)), hashing.notice)
             except TransferFailed as failure:
                 self._postpone(failure, dict(zip(paths, batch, strict=True)))
 
@@ -130,7 +170,7 @@ class Outgoing:
         # Only as a part of the transfer is a directory made writable for a receiver that is not root.
         above = tops[0].rpartition("/")[0] if self.place.unhindered else ""
         named = self._named(tops, above)
-        command = rsync.send_trees(self.tool, self.view, self.place, above, named, running=_is_long(items))
+        command = rsync.send_trees(self.tool, self.view, self.place, above, named, running=self._takes_long(items))
         await hashing.beside(self._transfer(command, hashing.notice, above=above))
         touched.add(above or ".")
         self._advance([item for item in items if not item.row.link])  # groups were counted when they were sent
@@ -195,11 +235,6 @@ def batches(groups: Iterable[Sequence[Item]], limit: int = BATCH, weight: int = 
         batch.extend(group)
     if batch:
         yield batch
-
-
-def _is_long(items: Iterable[Item]) -> bool:
-    """Whether one of them takes a while."""
-    return any(item.row.size >= _LONG for item in items)
 
 
 def _cost(item: Item) -> int:

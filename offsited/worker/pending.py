@@ -174,6 +174,13 @@ class Pending:
         """Those of `to_send` that are in none of `link_groups`."""
         return self.select(_UNGROUPED)
 
+    def rewritten(self, size: int) -> Iterator[Item]:
+        """Files of at least this size, of one name, of which the target has an older content for sure, and no hash is known."""
+        others = Change.NEW | Change.KIND | Change.AGAIN | Change.GROUP | Change.DOUBTFUL | KEPT_BACK
+        return self.select(
+            f"kind = 'f' AND size >= {size} AND link = 0 AND sha256 = x'' AND change & {Change.CONTENT} AND NOT change & {others}"
+        )
+
     def told_in(self, directories: Collection[bytes]) -> Iterator[Item]:
         """Those of `ungrouped` whose directory is one of these; the top is in itself."""
         self.database.execute("CREATE TEMP TABLE IF NOT EXISTS told (path BLOB PRIMARY KEY) WITHOUT ROWID")

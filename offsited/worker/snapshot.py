@@ -6,7 +6,7 @@ import glob
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from offsited.core import snapshot as text
@@ -16,6 +16,8 @@ from offsited.errors import JobFailed
 from offsited.worker import mounts
 from offsited.worker.report import now
 from offsited.worker.statx import birth_time
+
+_EARLIER: Final = 50
 
 _REFUSALS: Final = {
     errno.ENOENT: Reason.SNAPSHOT_MISSING,
@@ -92,6 +94,23 @@ def is_newest(source: Source, opened: Snapshot) -> bool:
         return resolve(source) == opened.path
     except JobFailed:
         return True
+
+
+def earlier(source: Source, opened: Snapshot, last: str) -> list[Path]:
+    """Directories beside an open snapshot, at most _EARLIER of them: first the one named `last`, then the newest by name.
+
+    Snapshot tools keep the older ones there. Of a source that is always the same path it is not known what lies beside it.
+    """
+    above = PurePosixPath(source.root, opened.path).parent
+    if source.kind == "path":
+        return []
+    try:
+        with os.scandir(above) as entries:
+            found = [entry.name for entry in entries if entry.inode() != opened.inode and entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+    found.sort(key=lambda name: (name == last, name), reverse=True)
+    return [Path(above, name) for name in found[:_EARLIER]]
 
 
 def resolve(source: Source) -> str:

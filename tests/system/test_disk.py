@@ -50,6 +50,27 @@ def test_other_file_systems(vault: MakeVault, disk: MakeDisk, key: Path, tmp_pat
     assert differences(census(home.root / FIRST), home.restored(tmp_path / "to")) == []
 
 
+@pytest.mark.parametrize(("file_system", "share"), [("xfs", True), ("btrfs", True), ("ext4", False)])
+def test_one_block_of_a_large_file(vault: MakeVault, disk: MakeDisk, key: Path, tmp_path: Path, file_system: str, *, share: bool) -> None:
+    """Where files can share blocks, that block alone is written."""
+    home, target = vault(), disk(file_system)
+    first = home.root / FIRST
+    first.mkdir(parents=True)
+    content = bytearray(os.urandom((65 << 20) + 7))
+    (first / "image").write_bytes(content)
+    for number in range(30):  # one of one is more than may change
+        (first / f"other-{number}").touch()
+    home.point_at(first)
+    home.init(f"disk=disk:UUID={target.uuid}", key=key)
+    home.synced()
+    second = home.next_snapshot(first)
+    content[12_345_678] ^= 1
+    (second / "image").unlink()
+    (second / "image").write_bytes(content)
+    assert home.synced()["sent_bytes"] == (4096 if share else len(content))
+    assert differences(census(second), home.restored(tmp_path / "to")) == []
+
+
 def _change(home: Vault, first: Path) -> Path:
     """The next day: kinds swapped, names moved, links split and joined, attributes changed, whole directories gone."""
     second = home.next_snapshot(first)
