@@ -24,7 +24,7 @@ _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x04
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_NOEXEC = 0x1, 0x2, 0x4, 0x8
 _MS_PRIVATE = 1 << 18
-_MNT_DETACH = 2
+_MNT_FORCE, _MNT_DETACH = 1, 2
 _UMOUNT_NOFOLLOW = 8
 
 _TRIES: Final = 16
@@ -102,6 +102,13 @@ def detach(point: Path) -> None:
     while find(point) is not None:
         if _libc.umount2(os.fsencode(point), _MNT_DETACH) < 0:
             return
+
+
+def abort(point: Path) -> None:
+    """As `detach`, of a FUSE file system: whoever waits for an answer of it gets an error, its own server too. umount(2), MNT_FORCE."""
+    if find(point) is not None:
+        _libc.umount2(os.fsencode(point), _MNT_FORCE | _MNT_DETACH)
+    detach(point)
 
 
 def may_turn(descriptor: int) -> bool:

@@ -4,12 +4,14 @@
 import asyncio
 import contextlib
 import os
-from typing import Self
+from typing import Final, Self
 
 from offsited import names
 from offsited.core import gocryptfs
 from offsited.worker.job import Job
 from offsited.worker.view import View, mounted, require
+
+_STARTS_WITHIN: Final = 3.0
 
 
 class Showing:
@@ -35,8 +37,9 @@ class Showing:
         return self._mounting
 
     async def end(self) -> None:
-        """End gocryptfs in order, if it was started. Nobody uses the view any more."""
+        """End gocryptfs, if it was started. Nobody uses the view any more."""
         if self._mounting is not None:
+            await asyncio.wait({self._mounting}, timeout=_STARTS_WITHIN)  # it is ended in better order when it has begun
             self._mounting.cancel()
             await asyncio.wait({self._mounting})
         await self._ending.aclose()

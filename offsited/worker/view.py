@@ -20,6 +20,7 @@ _Result = TypeVar("_Result")
 
 _READY_WITHIN: Final = 120.0
 """Seconds; deriving the key takes most of them where memory is short."""
+_ENDS_WITHIN: Final = 5.0
 _LOOK_EVERY: Final = 2.0
 _ANSWER_WITHIN: Final = 60.0
 """Seconds for one look through a mount. A hung one must not hang the job for ever."""
@@ -90,18 +91,31 @@ async def mounted(command: Sequence[str], point: Path, file_system: str, *, key:
             await _await_mount(ready, death, point, file_system)
             yield View(point, child, death)
         finally:
-            await child.end()
+            await _end(child, point)
             await _cancel(death)
-            # One that is told to end just when it is ready dies before it listens for that, and leaves its mount (measured with 2.5.1).
-            await asyncio.to_thread(mounts.detach, point)
+
+
+async def _end(child: Child, point: Path) -> None:
+    """End gocryptfs, in order if it lets us.
+
+    One that is told to end before it listens for that dies at once, and leaves its mount; while it still asks its own mount whether the
+    kernel polls (go-fuse 2.5.0) it even waits for its own answer, and cannot be killed (both seen).
+    """
+    ending = asyncio.create_task(child.end())
+    await asyncio.wait({ending}, timeout=_ENDS_WITHIN)
+    await asyncio.to_thread(mounts.abort, point)
+    await ending
 
 
 async def _await_mount(ready: asyncio.Event, death: asyncio.Task[Ended], point: Path, file_system: str) -> None:
     waiting, looking = asyncio.create_task(ready.wait()), asyncio.create_task(_until_it_answers(point, file_system))
-    await asyncio.wait({waiting, looking, death}, timeout=_READY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
-    answers = looking.done() and looking.exception() is None
-    for task in (waiting, looking):
-        task.cancel()
+    try:
+        await asyncio.wait({waiting, looking, death}, timeout=_READY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+        answers = looking.done() and looking.exception() is None
+    finally:
+        for task in (waiting, looking):
+            task.cancel()
+        await asyncio.wait({waiting, looking})
     if death.done():
         ended = death.result()
         raise JobFailed(gocryptfs.exit_reason(ended.status), f"gocryptfs ended with status {ended.status}: {ended.complaints}")

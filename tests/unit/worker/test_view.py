@@ -4,6 +4,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -364,3 +365,29 @@ def test_a_control_socket_that_gives_no_path(tmp_path: Path, answer: bytes | Non
     with pytest.raises(JobFailed) as caught:
         run(work())
     assert caught.value.reason == Reason.GOCRYPTFS_FAILED
+
+
+def test_one_that_is_ended_at_any_moment_of_its_beginning(mountable: Path, files: VaultFiles, key: int) -> None:
+    """It asks its own mount something before it is ready: killed then, as 20 of 300 were, it waited for its own answer for ever."""
+
+    async def begin_and_end(point: Path, later: float) -> None:
+        mounting = view.mounted(reverse(files, point), point, gocryptfs.REVERSE_FILE_SYSTEM, key=key)
+        beginning = asyncio.create_task(mounting.__aenter__())
+        while mounts.find(point) is None:  # noqa: ASYNC110 - the kernel sends no event
+            await asyncio.sleep(0)
+        time.sleep(later)  # noqa: ASYNC251 - to the tenth of a millisecond
+        beginning.cancel()
+        await asyncio.wait({beginning}, timeout=30)
+        ended = beginning.done()
+        mounts.abort(point)  # else these tests would not end either
+        assert ended, later
+        if not beginning.cancelled():
+            await mounting.__aexit__(None, None, None)
+        assert mounts.find(point) is None
+
+    async def work() -> None:
+        for number in range(60):
+            os.lseek(key, 0, os.SEEK_SET)
+            await begin_and_end(mountable / f"view-{number}", number / 60_000)
+
+    run(work())
