@@ -99,7 +99,7 @@ async def _end(child: Child, point: Path) -> None:
     """End gocryptfs, in order if it lets us.
 
     One that is told to end before it listens for that dies at once, and leaves its mount; while it still asks its own mount whether the
-    kernel polls (go-fuse 2.5.0) it even waits for its own answer, and cannot be killed (both seen).
+    kernel polls (go-fuse 2.4.2) it even waits for its own answer, and cannot be killed (both seen).
     """
     ending = asyncio.create_task(child.end())
     await asyncio.wait({ending}, timeout=_ENDS_WITHIN)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from offsited.core.progress import Phase, Progress
 from offsited.worker import outgoing, patching
+from offsited.worker.report import Report
 
 from .machine import Machine, done, holds
 
@@ -91,6 +93,16 @@ def test_what_changed_is_written_and_nothing_else(machine: Machine, image: Path,
         assert [path.stat().st_mtime_ns for path in there] == [image.stat().st_mtime_ns]
         assert image.parent.stat().st_mtime_ns in {path.stat().st_mtime_ns for path in (home / "current").rglob("*") if path.is_dir()}
     assert done(machine.sync()).counts.sent_entries == 0
+
+
+def test_it_counts_once_in_the_progress(machine: Machine, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Progress] = []
+    monkeypatch.setattr(Report, "progress", lambda _, progress: told.append(progress))
+    edited(image, at(3))
+    done(machine.sync())
+    sending = [progress for progress in told if progress.phase is Phase.SENDING]
+    assert [progress.bytes_done for progress in sending] == sorted(progress.bytes_done for progress in sending)
+    assert sending[-1].bytes_done == sending[-1].bytes_total == SIZE
 
 
 def replaced(machine: Machine, _image: Path, _patch: pytest.MonkeyPatch) -> None:
