@@ -10,7 +10,7 @@ import pytest
 
 from offsited.core import rsync
 from offsited.core.outcome import Reason
-from offsited.worker import disk, outgoing
+from offsited.worker import deletion, disk, outgoing
 
 from .machine import Machine, done, failed, holds
 
@@ -22,6 +22,7 @@ _LATER = 10_000_000_000
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Transfers of a few entries each."""
     monkeypatch.setattr(outgoing, "_WORTHWHILE", 1)
+    monkeypatch.setattr(deletion, "_WORTHWHILE", 1)
     monkeypatch.setattr(outgoing, "BATCH", 9)
 
 
