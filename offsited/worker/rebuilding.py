@@ -2,9 +2,10 @@
 """Writing a tree anew from the rows of a manifest: directories first, then their entries by parts, attributes of directories last."""
 
 import asyncio
+import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Final, TypeVar
@@ -23,8 +24,13 @@ from offsited.worker.writing import Writer
 PART_ENTRIES: Final = 5000
 PART_BYTES: Final = 1 << 30
 """Of a part: what is fetched at once lies encrypted in the destination meanwhile. A single file may be larger."""
+PART_BYTES_HERE: Final = 4 << 30
+"""Of a part where nothing is fetched."""
 WRITERS: Final = 4
 """Threads: each waits for gocryptfs most of the time."""
+_LARGE: Final = 16 << 20
+"""Bytes of a file that is given to whoever is free, the largest first: else all would wait for who has them."""
+_TELL_EVERY: Final = 0.5
 
 _SCRATCH: Final = SCRATCH.encode()
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -85,7 +91,8 @@ class Rebuilding:
     async def _write_all(self, writer: Writer, pool: ThreadPoolExecutor) -> None:
         """Write part by part, and now and then through a new mount."""
         through_this = 0
-        for part in parts(self._rows(), PART_ENTRIES, lambda: PART_BYTES):
+        limit = PART_BYTES if self._clear.fetcher else PART_BYTES_HERE
+        for part in parts(self._rows(), PART_ENTRIES, lambda: limit):
             if through_this >= MOUNT_ENTRIES:
                 writer.close()
                 await self._clear.renew()
@@ -136,18 +143,36 @@ class Rebuilding:
         firsts, links = self._split(part)
         files = [row for row in firsts if row.kind == "f" and row.size]
         await self._clear.fetch([row.path for row in files], sum(row.size for row in files))
-        loop = asyncio.get_running_loop()
-        shares = [firsts[start::WRITERS] for start in range(WRITERS)]
-        await asyncio.gather(*(loop.run_in_executor(pool, self._write_each, writer, share) for share in shares))
-        await loop.run_in_executor(pool, self._link_each, writer, links)
+        await self._write_side_by_side(writer, pool, firsts)
+        await asyncio.get_running_loop().run_in_executor(pool, self._link_each, writer, links)
         await self._clear.forget()
         self.entries += len(part)
         self.bytes += sum(row.size for row in firsts)
         self._told += sum(row.size for row in part)
+        self._tell()
+
+    async def _write_side_by_side(self, writer: Writer, pool: ThreadPoolExecutor, firsts: Sequence[Row]) -> None:
+        large = iter(sorted((row for row in firsts if row.size >= _LARGE), key=lambda row: row.size, reverse=True))
+        small = [row for row in firsts if row.size < _LARGE]
+        written: list[int] = []
+        loop = asyncio.get_running_loop()
+        shares = [itertools.chain(large, small[start::WRITERS]) for start in range(WRITERS)]
+        writing = asyncio.gather(*(loop.run_in_executor(pool, self._write_each, writer, share, written) for share in shares))
+        try:
+            while not writing.done():
+                await asyncio.wait({writing}, timeout=_TELL_EVERY)
+                self._tell(sum(written), len(written))
+            writing.result()
+        finally:
+            writing.cancel()
+
+    def _tell(self, size: int = 0, entries: int = 0) -> None:
+        """How far it is: with so much of a part that is not complete."""
         total = self._job.report.record.counts if self.top else None
-        self._job.report.progress(
-            Progress(Phase.WRITING, self._told, total.bytes if total else 0, self.entries, total.entries if total else 0)
+        progress = Progress(
+            Phase.WRITING, self._told + size, total.bytes if total else 0, self.entries + entries, total.entries if total else 0
         )
+        self._job.report.progress(progress)
 
     def _split(self, part: Sequence[Row]) -> tuple[list[Row], list[tuple[bytes, Row]]]:
         """Those that are written themselves, and those that become another name of one that was."""
@@ -163,8 +188,12 @@ class Rebuilding:
                 links.append((first, row))
         return firsts, links
 
-    def _write_each(self, writer: Writer, rows: Sequence[Row]) -> None:
-        _by_directory(writer, rows, lambda row: row, writer.write, self._stop)
+    def _write_each(self, writer: Writer, rows: Iterable[Row], written: list[int]) -> None:
+        def write(above: int, row: Row) -> None:
+            writer.write(above, row)
+            written.append(row.size)
+
+        _by_directory(writer, rows, lambda row: row, write, self._stop)
 
     def _link_each(self, writer: Writer, links: Sequence[tuple[bytes, Row]]) -> None:
         _by_directory(writer, links, lambda link: link[1], lambda above, link: writer.link(link[0], above, link[1]), self._stop)
@@ -195,7 +224,7 @@ def _make(writer: Writer, row: Row) -> bool:
 
 
 def _by_directory(
-    writer: Writer, things: Sequence[_Thing], row_of: Callable[[_Thing], Row], work: Callable[[int, _Thing], None], stop: threading.Event
+    writer: Writer, things: Iterable[_Thing], row_of: Callable[[_Thing], Row], work: Callable[[int, _Thing], None], stop: threading.Event
 ) -> None:
     """Do `work` with each thing and its open directory, which is opened once for those that follow each other in it."""
     opened: tuple[bytes, int] | None = None

@@ -14,9 +14,12 @@ import pytest
 
 from offsited.core import gocryptfs
 from offsited.core.outcome import Outcome, Reason
+from offsited.core.progress import Phase, Progress
 from offsited.core.record import JobRecord
+from offsited.worker import rebuilding
 from offsited.worker.destination import SCRATCH
 from offsited.worker.fetching import Clear
+from offsited.worker.report import Report
 
 from .machine import Machine, done, failed
 from .trees import fill, flags, more, tree
@@ -97,6 +100,21 @@ def test_everything_comes_back(machine: Machine, furnished: Path) -> None:
     to = machine.top / "to"
     done(machine.restore(to))
     same(to, furnished)
+
+
+@pytest.mark.usefixtures("furnished")
+def test_large_files_go_to_whoever_is_free(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest first; it is told how far they are before the last one is written, and each is counted once."""
+    told: list[Progress] = []
+    monkeypatch.setattr(Report, "progress", lambda _, progress: told.append(progress))
+    monkeypatch.setattr(rebuilding, "_LARGE", 10)
+    monkeypatch.setattr(rebuilding, "_TELL_EVERY", 0.001)
+    to = machine.top / "to"
+    record = done(machine.restore(to))
+    same(to, machine.snapshots / "2026-11-23")
+    writing = [progress for progress in told if progress.phase is Phase.WRITING and progress.bytes_total]
+    assert len({progress.bytes_done for progress in writing}) > 3
+    assert max(progress.bytes_done for progress in writing) == writing[-1].bytes_done == record.counts.bytes
 
 
 def test_the_manifest_of_the_target_is_as_good_as_our_own(machine: Machine, furnished: Path) -> None:
