@@ -35,7 +35,7 @@ _EXACT: Final = ("-aH", "--numeric-ids", "--modify-window=-1")
 _LISTED: Final = ("-lptgoDH", "--numeric-ids")
 """As `_EXACT` without recursion, for lists of paths."""
 _LANES: Final = 4
-"""They keep two processors busy, which two do not: each waits for gocryptfs now and then. Four or six were no faster there."""
+"""They keep two processors busy: each waits for gocryptfs now and then. With three a day of which 1 % changed took 4 % longer."""
 ARGUMENTS_MAX: Final = 1_500_000
 """Bytes of paths that may be given in a command line: with what goes with each they stay below the 2 MiB that execve(2) takes."""
 _ARGUMENT: Final = 64

@@ -17,8 +17,8 @@ from offsited.worker.findings import Findings
 from offsited.worker.inventory import Inventory, Met
 from offsited.worker.job import Job
 from offsited.worker.target import Target
+from offsited.worker.tasks import to_its_end
 from offsited.worker.transfer import Transfers, patiently
-from offsited.worker.turns import to_its_end
 
 _KEY_FILE: Final = TARGET_KEY_FILE.encode()
 _COMPANION_MAX: Final = 4096

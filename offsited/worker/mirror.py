@@ -36,9 +36,7 @@ from offsited.worker.tasks import to_its_end, together
 from offsited.worker.there import There
 from offsited.worker.transfer import TransferFailed, Transfers, patiently
 from offsited.worker.view import View
-from offsited.worker.way import CANARY, Way, with_companions
-
-CANARY_BYTES: Final = 32
+from offsited.worker.way import CANARY, CANARY_BYTES, Way, with_companions
 
 _SKIPPED: Final = (
     "the target takes no device nodes, fifos or sockets; if its key there is limited by rrsync(1), set rrsync in the vault file, "

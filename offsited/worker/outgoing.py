@@ -19,7 +19,7 @@ from offsited.worker.hashing_beside import HashingBeside, is_new_content
 from offsited.worker.patching import LARGE, Patching
 from offsited.worker.pending import Item, Pending
 from offsited.worker.sealed_paths import SealedPaths
-from offsited.worker.tasks import abreast
+from offsited.worker.tasks import abreast, to_its_end
 from offsited.worker.transfer import TransferFailed, Transfers, patiently
 
 BATCH: Final = 20_000
@@ -90,15 +90,9 @@ class Outgoing:
         (sealed,) = await self.sealed.of([sealed_from(new.path)])
         loop = asyncio.get_running_loop()
         with self.gauge.transfer() as told:
-            work = asyncio.create_task(
-                asyncio.to_thread(patching.patch, old, new, sealed, lambda size: loop.call_soon_threadsafe(told, size, 0))
+            found = await to_its_end(
+                lambda: patching.patch(old, new, sealed, lambda size: loop.call_soon_threadsafe(told, size, 0)), patching.stop
             )
-            try:
-                found = await asyncio.shield(work)
-            finally:
-                patching.stop.set()
-                await asyncio.wait({work})
-                patching.stop.clear()
         if found:
             self.pending.set_hashes([(new, found.sha256)])
             self.patched.add(new.path)

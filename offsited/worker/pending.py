@@ -55,10 +55,8 @@ _UNPROVEN: Final = f"(kind = 'f' AND change & {Change.INODE} AND NOT change & {R
 WAS_DIRECTORY: Final = "EXISTS (SELECT 1 FROM main.directories d WHERE d.path = c.path)"
 _ODD: Final = f"change & {Change.GONE | Change.HELD | Change.UNREADABLE} OR kind != 'd' AND {WAS_DIRECTORY}"
 """Does not come into the ledger just as it stands in the plan."""
-_NO_PROOF: Final = f"kind = 'f' AND change & {Change.INODE} AND NOT change & {REPLACED | Change.HASHED}"
-"""An inode that was not looked into proves nothing of the content next time."""
-_PROVEN: Final = ", ".join([*FIELDS[:-1], f"CASE WHEN {_NO_PROOF} THEN 0 ELSE inode END"])
-"""The columns of a row that comes into the ledger."""
+_PROVEN: Final = ", ".join(f"CASE WHEN {_UNPROVEN} THEN 0 ELSE inode END" if field == "inode" else field for field in FIELDS)
+"""The columns of a row that comes into the ledger: an inode that was not looked into proves nothing of the content next time."""
 DELETES: Final = f"c.kind != 'd' AND change & {Change.GONE} AND NOT change & {Change.NEW | Change.RENAMED | Change.UNREADABLE}"
 """Takes a file away from the target, or another entry that is no directory."""
 _OLD_KIND: Final = "(SELECT e.kind FROM main.directories d JOIN main.entries e ON e.dir = d.id WHERE d.path = c.parent AND e.name = c.name)"

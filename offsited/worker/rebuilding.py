@@ -18,7 +18,7 @@ from offsited.worker.destination import SCRATCH, Destination
 from offsited.worker.fetching import MOUNT_ENTRIES, Clear, parts
 from offsited.worker.job import Job
 from offsited.worker.ledger import Ledger
-from offsited.worker.turns import to_its_end
+from offsited.worker.tasks import to_its_end
 from offsited.worker.writing import Writer
 
 PART_ENTRIES: Final = 5000

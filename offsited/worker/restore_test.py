@@ -31,8 +31,9 @@ from offsited.worker.reach import reach
 from offsited.worker.rebuilding import Rebuilding
 from offsited.worker.restore import manifest, selection
 from offsited.worker.target import Target
+from offsited.worker.tasks import to_its_end
 from offsited.worker.transfer import Transfers
-from offsited.worker.turns import Turns, to_its_end
+from offsited.worker.turns import Turns
 from offsited.worker.view import require
 
 SCRATCH_DIR: Final = "restore-test"

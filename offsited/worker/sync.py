@@ -24,7 +24,7 @@ from offsited.worker.confirmed import Announced, Confirmed, Standing
 from offsited.worker.disk import Disk
 from offsited.worker.holding import Holding, hold
 from offsited.worker.job import DONE, Ending, Job
-from offsited.worker.mirror import CANARY_BYTES, Mirror, check_top
+from offsited.worker.mirror import Mirror, check_top
 from offsited.worker.preview import preview
 from offsited.worker.reach import reach
 from offsited.worker.report import now
@@ -33,7 +33,7 @@ from offsited.worker.snapshot import Snapshot
 from offsited.worker.surveying import surveyed
 from offsited.worker.target import Found, Target
 from offsited.worker.transfer import Transfers, patiently
-from offsited.worker.way import CANARY
+from offsited.worker.way import CANARY, CANARY_BYTES
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LISTED_MAX: Final = 20

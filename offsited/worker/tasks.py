@@ -2,6 +2,7 @@
 """Several things at once, each of which comes to its end."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -39,11 +40,14 @@ async def together(one: Coroutine[Any, Any, _Result], other: Coroutine[Any, Any,
     return first.result(), second.result()
 
 
-async def to_its_end(work: Callable[[], _Result]) -> _Result:
-    """As asyncio.to_thread; who is cancelled meanwhile waits for its end all the same: what it works with is about to be closed."""
+async def to_its_end(work: Callable[[], _Result], stop: threading.Event | None = None) -> _Result:
+    """As asyncio.to_thread. Cancelled, it tells the thread by `stop` and waits for it: what it works with is about to be closed, and what
+    it writes must not come later."""
     running = asyncio.create_task(asyncio.to_thread(work))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
+        if stop is not None:
+            stop.set()
         await asyncio.wait({running})
         raise

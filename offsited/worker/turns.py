@@ -7,7 +7,6 @@ with the unit; that one ran, by the state of the target that it leaves.
 
 import asyncio
 import os
-import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
@@ -81,18 +80,6 @@ class Turns:
     def _look(self) -> tuple[object, ...]:
         """What every sync that changes something at the target changes here: the commit, or the intent."""
         return tuple(_identity(os.path.join(self._state, name)) for name in (COMMIT_FILE, INTENT_FILE))
-
-
-async def to_its_end(work: Callable[[], _Result], stop: threading.Event | None = None) -> _Result:
-    """As asyncio.to_thread. Cancelled, it tells the thread by `stop` and waits for it: what a thread writes must not come later."""
-    task = asyncio.create_task(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if stop is not None:
-            stop.set()
-        await asyncio.wait({task})
-        raise
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ from offsited.worker.ledger import Ledger
 from offsited.worker.listed import Listed
 from offsited.worker.outgoing import sealed_from
 from offsited.worker.sealed_paths import SealedPaths, in_parts
-from offsited.worker.turns import to_its_end
+from offsited.worker.tasks import to_its_end
 from offsited.worker.verification import Verification, own
 
 _SNAPSHOT: Final = f"{names.BACKUP_DIR}/"

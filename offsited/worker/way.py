@@ -16,6 +16,7 @@ from offsited.worker.transfer import Transfers, patiently
 
 CANARY: Final = "canary"
 """A file beside the snapshot, new with each job: a view that shows it is of this very `plain/`."""
+CANARY_BYTES: Final = 32
 
 
 @dataclass(frozen=True)
