@@ -146,14 +146,13 @@ def run(work: Coroutine[Any, Any, _Result]) -> _Result:
 
 
 @pytest.fixture
-def new_disk(mountable: Path) -> Iterator[Callable[[str], str]]:
-    """Makes a loop device with a file system; afterwards it is given back."""
+def new_device(mountable: Path) -> Iterator[Callable[[str], str]]:
+    """Makes loop devices; afterwards they are given back."""
     devices: list[str] = []
 
     def make(size: str) -> str:
         image = mountable / f"disk-{len(devices)}"
         subprocess.run(["truncate", "-s", size, str(image)], check=True)
-        subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-L", "SEED", str(image)], check=True)
         found = subprocess.run(["losetup", "--find", "--show", str(image)], check=True, capture_output=True, text=True)
         devices.append(found.stdout.strip())
         return devices[-1]
@@ -162,6 +161,18 @@ def new_disk(mountable: Path) -> Iterator[Callable[[str], str]]:
     unmount_below(mountable)
     for device in devices:
         subprocess.run(["losetup", "-d", device], check=True)
+
+
+@pytest.fixture
+def new_disk(new_device: Callable[[str], str]) -> Callable[[str], str]:
+    """Makes a loop device with a file system."""
+
+    def make(size: str) -> str:
+        device = new_device(size)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-L", "SEED", device], check=True)
+        return device
+
+    return make
 
 
 @pytest.fixture
