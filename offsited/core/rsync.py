@@ -199,12 +199,12 @@ def delete_listed(tool: str, view: Path, place: Place, paths: Listed) -> list[st
     return [tool, *_LISTED, "--dirs", "--delete-missing-args", "--force", *_writing(view, paths, place)]
 
 
-def delete_by_example(tool: str, example: Path, place: Place, paths: Path) -> list[str]:
-    """Delete the listed paths, each with all below it, unless the tree `example` has them.
+def delete_by_example(tool: str, example: Path, place: Place, paths: Path, *, force: bool = True) -> list[str]:
+    """Delete the listed paths unless the tree `example` has them. It must have their parents; only the names count.
 
-    It must have their parents; only the names count.
+    `force`: each with all below it, else none that has anything below it.
     """
-    deleting = ("-d", "--no-implied-dirs", "--from0", f"--files-from={paths}", "--delete-missing-args", "--force")
+    deleting = ("-d", "--no-implied-dirs", "--from0", f"--files-from={paths}", "--delete-missing-args", *(["--force"] if force else []))
     return [tool, *deleting, *_OUTPUT, *place.options, *place.writing, f"{example}/", place.current]
 
 

@@ -3,7 +3,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,20 +39,31 @@ class Doomed:
         share = max(_WORTHWHILE, -(-len(self.absent) // way.place.lanes))
         await abreast((self._delete(way, part) for part in in_parts(sorted(self.absent), share)), way.place.lanes)
         if self.shown:
-            await self._delete_by_example(way, scratch)
+            await _delete_by_example(way, list(with_companions(self.shown)), scratch)
+            await way.send({path.rpartition("/")[0] for path in self.shown} - {""})
 
     async def _delete(self, way: Way, paths: Iterable[str]) -> None:
         """Whoever deletes in a directory gives it its time again, so that two may be at work in one."""
         listed = way.listed(with_companions(paths))
         await way.run(rsync.delete_listed(way.tool, way.point, way.place, listed))
 
-    async def _delete_by_example(self, way: Way, example: Path) -> None:
-        """Delete what rsync must not look for in the view: it gets a tree that has the parents and nothing else as an example."""
-        for path in self.shown:
-            (example / path).parent.mkdir(parents=True, exist_ok=True)
-        listed = way.transfers.list_file(map(os.fsencode, with_companions(self.shown)))
-        await way.run(rsync.delete_by_example(way.tool, example, way.place, listed))
-        await way.send({path.rpartition("/")[0] for path in self.shown} - {""})
+
+async def part(way: Way, pending: Pending, scratch: Path) -> None:
+    """Take away what is no file and must be another inode at the target than it is, before it is sent.
+
+    rsync does not make a symbolic link or a node anew that is what it should be, not even with -I (3.5.0): its other names would get its
+    attributes. `scratch`: a directory that is not there yet.
+    """
+    for items in in_parts(pending.nodes_again()):
+        paths = await way.sealed.of([sealed_from(item.row.path) for item in items])
+        await _delete_by_example(way, paths, scratch, force=False)
+
+
+async def _delete_by_example(way: Way, paths: Sequence[str], example: Path, *, force: bool = True) -> None:
+    """Delete what rsync must not look for in the view: it gets a tree that has the parents and nothing else as an example."""
+    for path in paths:
+        (example / path).parent.mkdir(parents=True, exist_ok=True)
+    await way.run(rsync.delete_by_example(way.tool, example, way.place, way.transfers.list_file(map(os.fsencode, paths)), force=force))
 
 
 async def planned(way: Way, pending: Pending, status: Status) -> Doomed:

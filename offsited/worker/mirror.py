@@ -216,6 +216,7 @@ class Mirror:
             streams=1 if mirror is None or any(map(mounts.may_turn, (self.opened.descriptor, mirror))) else way.place.lanes,
             mirror=mirror,
         )
+        await deletion.part(way, self.pending, self.job.runtime / "parted")
         await outgoing.send(([item] for item in self.pending.again()), again=True)
         if self._seeding and not self.whole:
             await outgoing.send(self._groups())

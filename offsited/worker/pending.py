@@ -150,6 +150,10 @@ class Pending:
         """Those of `to_send` that rsync must not take for unchanged (-I), before the others."""
         return self.select(f"{_TRAVELS} AND change & {Change.AGAIN}")
 
+    def nodes_again(self) -> Iterator[Item]:
+        """Those of `again` that are neither file nor directory, nor come in the place of one."""
+        return self.select(f"{_TRAVELS} AND change & {Change.AGAIN} AND NOT change & {Change.KIND} AND kind NOT IN ('d', 'f')")
+
     def to_hash(self) -> Iterator[Item]:
         """Files whose hash is not known, by one name each: to be hashed when they are sent (`set_hash`)."""
         wanted = f"kind = 'f' AND sha256 = x'' AND change & {REPLACED} AND NOT change & {KEPT_BACK}"

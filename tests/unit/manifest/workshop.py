@@ -79,14 +79,18 @@ class Remote:
             yield
 
     def _send(self, top: bytes, item: Item) -> None:
-        """rsync's quick check: of the same size and mtime only the attributes change, and they change for all names of a node."""
+        """rsync's quick check: of the same size and mtime only the attributes change, and they change for all names of a node.
+
+        A symbolic link that leads elsewhere is made anew.
+        """
         path = item.row.path
         new, old = Node.of(os.path.join(top, path)), self.nodes.get(path)
         parent = os.path.dirname(path)
         assert path == b"" or (parent in self.nodes and self.nodes[parent].kind == "d"), "sent below what is no directory"
-        if old and old.kind == new.kind and (new.kind != "f" or (old.size, old.mtime) == (new.size, new.mtime)):
+        alike = {"f": (new.size, new.mtime), "l": (new.content,)}.get(new.kind, ())
+        known = old and {"f": (old.size, old.mtime), "l": (old.content,)}.get(new.kind, ())
+        if old and old.kind == new.kind and alike == known:
             old.mode, old.mtime = new.mode, new.mtime
-            old.content = new.content if new.kind == "l" else old.content
         else:
             assert not (old and old.kind == "d"), "a directory is in the way"
             self.nodes[path] = new

@@ -223,7 +223,7 @@ MOMENTS = (
     "worker.mirror.Mirror._check_snapshot",
     "worker.mirror.Mirror._make_way",
     "worker.mirror.Mirror._compare_with",
-    "worker.deletion.Doomed._delete_by_example",
+    "worker.deletion._delete_by_example",
     "worker.committing.Committing._write_segment",
     "worker.confirmed.Confirmed.announce",
     "worker.pending.Pending.commit",
