@@ -3,6 +3,7 @@
 
 outside   what the engine asks of it, as Protocols       jobs      from request to recorded end, across the daemon's own restart
 known     what the records say of vaults and targets     engine    the verbs: unlock, lock, sync, restore, cancel, reload
+passphrases  proven, kept, come by without a person
 standing  how a vault stands by the last judgment of its notices
 arrivals  disks that come and go
 teller    has whoever must know told                      awake     keeps the machine awake meanwhile

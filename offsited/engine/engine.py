@@ -6,22 +6,21 @@ import logging
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Final, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from offsited import names
 from offsited.core import unit
 from offsited.core.config import DiskTarget, SshTarget
 from offsited.core.outcome import ADVICE, Outcome, Reason
 from offsited.core.record import WRITING, JobRecord, Kind, Options
-from offsited.core.unit import UnitEnd
 from offsited.engine.arrivals import Arrivals
 from offsited.engine.awake import Awake
 from offsited.engine.clearing import Clearing
 from offsited.engine.jobs import Job, Jobs, now
 from offsited.engine.known import KnownVault
 from offsited.engine.outside import Announcer, Disks, Keys, Sleep, Units
+from offsited.engine.passphrases import Passphrases, closing
 from offsited.engine.teller import Teller
 from offsited.errors import (
     Busy,
@@ -36,13 +35,11 @@ from offsited.errors import (
     NoSuchVault,
     OffsitedError,
     TargetAbsent,
-    WrongPassphrase,
 )
 from offsited.store import Store
 
 _log = logging.getLogger(__name__)
 
-_Descriptor = TypeVar("_Descriptor", int, int | None)
 _NOTHING: Final[Mapping[str, int]] = {}
 _CHECKED: Final = ("State", "Verified", "Proven", "CheckReason")
 _SYNCED: Final = (
@@ -71,7 +68,7 @@ class Engine:
         """`show_locked` is told which vaults are locked, whenever that has changed."""
         self._store = store
         self._units = units
-        self._keys = keys
+        self._passphrases = Passphrases(keys, units, self._unlocked)
         self._disks = disks
         self._announcer = announcer
         self._vaults: dict[str, KnownVault] = {}
@@ -79,7 +76,6 @@ class Engine:
         self._starting: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._numbering = asyncio.Lock()
         self._begun = False
-        self._fetching: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._show_locked = show_locked
         self._tasks: set[asyncio.Task[None]] = set()
         self._teller = Teller(store, units)
@@ -108,7 +104,7 @@ class Engine:
 
     def locked(self, vault: str) -> bool:
         """Whether a passphrase must be entered before a job can run."""
-        return vault not in self._keys.vaults()
+        return vault not in self._passphrases.vaults()
 
     def disk_state(self, vault: KnownVault, target: DiskTarget) -> str:
         """How a disk target stands: absent, cloned, busy (a job has it), foreign (it was found to be another vault's) or present."""
@@ -160,8 +156,8 @@ class Engine:
         if invalid != self._invalid:
             self._invalid = invalid
             self._announcer.invalid_changed()
-        for name in self._keys.vaults().difference(found, invalid):
-            self._keys.drop(name)  # nobody could lock a vault that is no more
+        for name in self._passphrases.vaults().difference(found, invalid):
+            self._passphrases.drop(name)  # nobody could lock a vault that is no more
         self._tell_locked()
         if self._begun:
             self._look_at_disks(heed=False)
@@ -177,102 +173,37 @@ class Engine:
                 _log.error("%s", error.message, extra={names.FIELD_VAULT: name})
         return found, tuple(invalid)
 
-    # --- the key ---------------------------------------------------------------------------------------------------
+    # --- passphrases ------------------------------------------------------------------------------------------------
 
     async def unlock(self, vault: str, descriptor: int) -> None:
         """Prove a passphrase and keep it. Raise InvalidArgs, WrongPassphrase, ConfigInvalid, Busy or Failed."""
         self.vault(vault)
-        self._keys.check(descriptor)
-        await self._prove(vault, descriptor)
-        self._unlocked(vault, descriptor)
+        await self._passphrases.enter(vault, descriptor)
 
     def lock(self, vault: str) -> None:
         """Forget a vault's passphrase. A job that runs has its own."""
         self.vault(vault)
-        self._keys.drop(vault)
+        self._passphrases.drop(vault)
         _log.info("vault %s is locked", vault, extra={names.FIELD_VAULT: vault})
         self._announcer.vault_changed(self._vaults[vault], "Locked")
         self._tell_locked()
 
     async def fetch_passphrase(self, vault: str) -> None:
         """Unlock a vault as its file says, without a person. Raise Locked if that does not help, or if it says no way."""
-        known = self.vault(vault)
-        async with self._fetching[vault]:
-            await self._fetch(known)
+        await self._passphrases.fetch(self.vault(vault))
 
     def _tell_locked(self) -> None:
         self._show_locked([vault.name for vault in self.vaults() if self.locked(vault.name)])
 
-    def _unlocked(self, vault: str, descriptor: int) -> None:
-        self._keys.keep(vault, descriptor)
-        _log.info("vault %s is unlocked", vault, extra={names.FIELD_VAULT: vault})
-        if vault in self._vaults:
-            self._announce_key(self._vaults[vault])
-            self._arrivals.again(self._vaults[vault])
+    def _unlocked(self, name: str) -> None:
+        _log.info("vault %s is unlocked", name, extra={names.FIELD_VAULT: name})
+        vault = self._vaults.get(name)
+        if vault is not None:
+            self._announcer.vault_changed(vault, "Locked", "PassphraseChanged")  # what was handed over may be a new one
+            for target in vault.config.target:
+                self._announcer.target_changed(vault, target.name, "KeyFile")
+            self._arrivals.again(vault)
         self._tell_locked()
-
-    def _announce_key(self, vault: KnownVault) -> None:
-        """A passphrase that was handed over may be a new one."""
-        self._announcer.vault_changed(vault, "Locked", "PassphraseChanged")
-        for target in vault.config.target:
-            self._announcer.target_changed(vault, target.name, "KeyFile")
-
-    async def _prove(self, vault: str, descriptor: int) -> None:
-        with _closing(self._keys.reopen(descriptor)) as key:
-            end = await self._run(unit.prove_unit(vault), stdin=key)
-        status = end.exit_status if end.exited else Exit.FAILED
-        if status == Exit.LOCKED:
-            raise WrongPassphrase(f"this passphrase does not open vault {vault}")
-        if status == Exit.CONFIG:
-            raise ConfigInvalid(
-                f"the key file of vault {vault} is missing or damaged, or gocryptfs is not installed",
-                hint=f"See: journalctl {names.FIELD_VAULT}={vault}",
-            )
-        if status != Exit.DONE:
-            raise Failed(f"the passphrase of vault {vault} could not be tried: {end.result}", hint="See: journalctl -u offsited")
-
-    async def _key(self, vault: KnownVault) -> int:
-        """Return a descriptor of the vault's passphrase, if need be from its credential or command. Raise Locked."""
-        key = self._keys.open(vault.name)
-        if key is None and vault.config.entered_by != "person":
-            key = await self._fetched(vault)
-        if key is None:
-            raise Locked(f"vault {vault.name} is locked", hint=f"Enter its passphrase once: offsitectl unlock {vault.name}")
-        return key
-
-    async def _fetched(self, vault: KnownVault) -> int | None:
-        """As `_key`. Of several that need it at once the first fetches it."""
-        async with self._fetching[vault.name]:
-            key = self._keys.open(vault.name)
-            if key is None:
-                await self._fetch(vault)
-                key = self._keys.open(vault.name)
-            return key
-
-    async def _fetch(self, vault: KnownVault) -> None:
-        """Unlock a vault by its credential or command. Raise Locked."""
-        source = vault.config.entered_by
-        if source == "person":
-            raise Locked(f"vault {vault.name} has neither a credential nor a passphrase command")
-        with _closing(self._keys.empty()) as memfd:
-            end = await self._run(unit.ask_unit(vault.config), stdout=memfd)
-            if not end.exited or end.exit_status != 0:
-                raise Locked(f"the passphrase {source} of vault {vault.name} failed", hint=_enter(vault.name))
-            self._keys.seal(memfd)
-            try:
-                self._keys.check(memfd)
-                await self._prove(vault.name, memfd)
-            except (InvalidArgs, WrongPassphrase) as error:
-                raise Locked(f"the passphrase {source} of vault {vault.name} gave none: {error.message}", hint=_enter(vault.name)) from None
-            self._unlocked(vault.name, memfd)
-
-    async def _run(self, spec: unit.UnitSpec, *, stdin: int | None = None, stdout: int | None = None) -> UnitEnd:
-        """Run a short unit to its end."""
-        started = await self._units.start(spec, lambda _text: None, stdin, {}, stdout)
-        try:
-            return await started.ended()
-        finally:
-            self._units.forget(spec.name)
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
@@ -440,7 +371,7 @@ class Engine:
     async def _start(
         self, vault: KnownVault, target: DiskTarget | SshTarget, kind: Kind, options: Options, extra: Mapping[str, int]
     ) -> Job:
-        with _closing(None if options.dry_run else await self._key(vault)) as key:
+        with closing(None if options.dry_run else await self._passphrases.of(vault)) as key:
             async with self._numbering:
                 number = await asyncio.to_thread(self._store.next_job)
             record = self._record(number, kind, vault, target.name, options)
@@ -519,10 +450,6 @@ def _refusal(vault: KnownVault, target: str, reason: Reason) -> OffsitedError:
     return error(f"target {target}: {advice.sentence}", hint=advice.hint.format(vault=vault.name, target=target, job=0))
 
 
-def _enter(vault: str) -> str:
-    return f"Enter it by hand: offsitectl unlock {vault}. See why: journalctl {names.FIELD_VAULT}={vault}"
-
-
 def _is_predecessor(running: JobRecord, target: str, options: Options) -> bool:
     """Whether a timed sync meets the timed sync before it: there is nothing to do that this one does not do."""
     return running.kind is Kind.SYNC and running.options.timed and options.timed and running.target == target
@@ -533,12 +460,3 @@ def _find_target(vault: KnownVault, name: str) -> DiskTarget | SshTarget:
     if target is None:
         raise NoSuchTarget(f"vault {vault.name} has no target {name!r}", hint=f"See the targets: offsitectl status {vault.name}")
     return target
-
-
-@contextmanager
-def _closing(descriptor: _Descriptor) -> Iterator[_Descriptor]:
-    try:
-        yield descriptor
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
