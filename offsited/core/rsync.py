@@ -180,11 +180,6 @@ def send_listed(
     return [tool, *_LISTED, *extra, "--dirs", *_writing(view, paths, place)]
 
 
-def list_all(tool: str, place: Place) -> list[str]:
-    """List every entry of the mirror."""
-    return [tool, "-r", "--list-only", *place.options, place.current]
-
-
 def list_details(tool: str, place: Place, nothing: Path) -> list[str]:
     """List every entry of the mirror with type, length, owner, mode and time (UTC), as `rsync_output.parse_detailed` reads it.
 

@@ -154,11 +154,6 @@ class Pending:
         """Those of `again` that are neither file nor directory, nor come in the place of one."""
         return self.select(f"{_TRAVELS} AND change & {Change.AGAIN} AND NOT change & {Change.KIND} AND kind NOT IN ('d', 'f')")
 
-    def to_hash(self) -> Iterator[Item]:
-        """Files whose hash is not known, by one name each: to be hashed when they are sent (`set_hash`)."""
-        wanted = f"kind = 'f' AND sha256 = x'' AND change & {REPLACED} AND NOT change & {KEPT_BACK}"
-        return self.select(_by_one_name(wanted))
-
     def link_groups(self) -> Iterator[list[bytes]]:
         """Hard-link groups that must be sent whole, each as its paths."""
         group: list[bytes] = []
@@ -250,11 +245,6 @@ class Pending:
         """What must go at the target: the topmost alone, of those whose directory stays one."""
         gone = f"change & {Change.GONE} AND NOT change & {_HELD_BACK} AND (NOT carried OR change & {Change.DOUBTFUL})"
         return self.select(f"(({gone}) OR ({_TAKEN_BACK})) AND {_PARENT_STANDS}")
-
-    def replaced_directories(self) -> Iterator[Item]:
-        """What is no directory any more, where the target still has one in its way."""
-        was = f"(change & {Change.DOUBTFUL} OR {WAS_DIRECTORY})"
-        return self.select(f"change & {Change.KIND} AND NOT change & {KEPT_BACK} AND kind != 'd' AND {was}")
 
     def carried(self) -> Iterator[Item]:
         """What changes and is kept by the manifest alone."""

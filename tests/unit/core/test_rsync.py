@@ -30,7 +30,6 @@ DELETING = [
 READING = [
     rsync.get_small("rsync", PLACE, LIST, VIEW),
     rsync.list_top("rsync", PLACE),
-    rsync.list_all("rsync", PLACE),
     rsync.fetch("rsync", PLACE, LIST, "/run/j/x/"),
     rsync.fetch_listed("rsync", PLACE, LIST, "/run/j/x/"),
 ]

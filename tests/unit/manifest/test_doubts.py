@@ -10,7 +10,7 @@ from offsited.core.manifest import Row
 from offsited.core.plan import Change, Changes
 from offsited.worker.ledger import LEDGER_FILE, Doubt, Ledger
 
-from .workshop import Bench, program, without_capabilities
+from .workshop import Bench, program, replaced_directories, without_capabilities
 
 NOTHING = Doubt(b"f", 0, 0, 0, again=False, directory=False)
 
@@ -75,7 +75,7 @@ def test_the_names_of_a_doubtful_file_are_sent_together(bench: Bench, top: Path)
 def test_a_directory_that_the_run_made_is_in_the_way(bench: Bench, top: Path) -> None:
     assert Change.KIND & doubted(bench, top, NOTHING._replace(directory=True))[b"f"]
     with bench.plan() as (_, pending):
-        assert [item.row.path for item in pending.replaced_directories()] == [b"f"]
+        assert [item.row.path for item in replaced_directories(pending)] == [b"f"]
 
 
 def test_what_the_run_sent_in_place_of_what_the_manifest_carries_goes(bench: Bench, top: Path) -> None:

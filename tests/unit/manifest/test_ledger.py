@@ -14,7 +14,7 @@ from offsited.worker import segments
 from offsited.worker.holding import Holding
 from offsited.worker.ledger import LEDGER_FILE, Doubt, Ledger
 
-from .workshop import Bench, changes, groups, groups_on_disk, remote_groups, seen, without_numbers
+from .workshop import Bench, changes, groups, groups_on_disk, remote_groups, replaced_directories, seen, to_hash, without_numbers
 
 C = Change
 
@@ -163,7 +163,7 @@ def test_below_what_is_no_directory_any_more_nothing_is_deleted(top: Path, bench
     bench.survey(top)
     with bench.plan() as (_, pending):
         assert list(pending.deletions()) == []
-        assert [item.row.path for item in pending.replaced_directories()] == [b"a"]
+        assert [item.row.path for item in replaced_directories(pending)] == [b"a"]
         assert len(list(pending.gone())) == 4
     bench.sync(top)
     assert without_numbers(bench.rows()) == seen(top)
@@ -224,7 +224,7 @@ def test_a_group_of_links_comes_grows_splits_and_goes(top: Path, bench: Bench) -
     bench.survey(top)
     with bench.plan() as (_, pending):
         assert list(pending.link_groups()) == [[b"a", b"d/b"]]
-        assert list(pending.to_hash()) == [], "the ledger knows the inode's hash"
+        assert list(to_hash(pending)) == [], "the ledger knows the inode's hash"
     bench.sync(top)
     number = bench.rows()[b"a"].link
 

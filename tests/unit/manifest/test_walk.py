@@ -25,7 +25,7 @@ from offsited.worker.listing import BATCH, Unread
 from offsited.worker.survey import Request, Told
 from offsited.worker.walk import walk
 
-from .workshop import Bench, changes, digest, program, seen, without_capabilities, without_numbers
+from .workshop import Bench, changes, digest, program, seen, to_hash, without_capabilities, without_numbers
 
 MOUNTING = 'mount --make-private "$(findmnt -no TARGET -T "$0")" && mount -t tmpfs tmpfs "$0" && exec "$@"'
 SETFLAGS, NODUMP = 0x40086602, 0x40
@@ -366,7 +366,7 @@ def test_renames_are_recognised_by_inode_and_by_hash(top: Path, bench: Bench) ->
     bench.survey(top)
     with bench.plan() as (_, pending):
         assert (pending.totals().renamed.entries, pending.totals().deleted.entries) == (by_inode, by_hash)
-        assert {item.row.path.split(b"/")[0] for item in pending.to_hash()} == {b"copied"}
+        assert {item.row.path.split(b"/")[0] for item in to_hash(pending)} == {b"copied"}
         for item in rename_candidates(pending):
             pending.set_hash(item.row.path, digest(os.fsencode(top), item.row.path))
         recognise_renames(pending)

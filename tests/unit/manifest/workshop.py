@@ -13,14 +13,14 @@ from pathlib import Path
 import offsited
 from offsited.core.config import Limits
 from offsited.core.manifest import Header, Row, SegmentFile
-from offsited.core.plan import Changes
+from offsited.core.plan import KEPT_BACK, REPLACED, Change, Changes
 from offsited.core.record import Held
 from offsited.worker import segments, survey
 from offsited.worker.compare import recognise_renames
 from offsited.worker.holding import Holding
 from offsited.worker.ledger import LEDGER_FILE, Ledger
 from offsited.worker.outgoing import travels
-from offsited.worker.pending import PENDING_FILE, Item, Pending
+from offsited.worker.pending import PENDING_FILE, WAS_DIRECTORY, Item, Pending
 from offsited.worker.survey import Request, Told
 
 PROJECT = str(Path(offsited.__file__).parent.parent)
@@ -60,7 +60,7 @@ class Remote:
 
     def steps(self, top: bytes, pending: Pending) -> Iterator[None]:
         """Do what a plan says, one entry after the other."""
-        for item in pending.replaced_directories():
+        for item in replaced_directories(pending):
             self._remove(item.row.path)
             yield
         for item in pending.again():
@@ -160,7 +160,7 @@ class Bench:
         for number, _ in enumerate(self.remote.steps(top, pending)):
             if number == cut:
                 return found
-        for item in pending.to_hash():
+        for item in to_hash(pending):
             pending.set_hash(item.row.path, digest(top, item.row.path))
         self.job += 1
         before = self.segments
@@ -269,6 +269,17 @@ def groups_on_disk(top: Path) -> set[frozenset[bytes]]:
 def remote_groups(remote: Remote) -> set[frozenset[bytes]]:
     found = (frozenset(path for path, node in remote.nodes.items() if node is wanted) for wanted in remote.nodes.values())
     return {group for group in found if len(group) > 1}
+
+
+def replaced_directories(pending: Pending) -> Iterator[Item]:
+    """What is no directory any more, where the target still has one in its way."""
+    was = f"(change & {Change.DOUBTFUL} OR {WAS_DIRECTORY})"
+    return pending.select(f"change & {Change.KIND} AND NOT change & {KEPT_BACK} AND kind != 'd' AND {was}")
+
+
+def to_hash(pending: Pending) -> Iterator[Item]:
+    """Files whose hash is not known: what a transport hashes while it sends them."""
+    return pending.select(f"kind = 'f' AND sha256 = x'' AND change & {REPLACED} AND NOT change & {KEPT_BACK}")
 
 
 def changes(plan: dict[bytes, Item]) -> dict[bytes, Changes]:

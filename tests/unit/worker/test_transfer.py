@@ -107,7 +107,7 @@ def send(transfers: Transfers, sides: Sides, without: bytes = b"NOTHING") -> Non
 def listed_there(transfers: Transfers, sides: Sides) -> list[bytes]:
     """What rsync lists of the target."""
     lines: list[bytes] = []
-    run(transfers.run(rsync.list_all(TOOLS.rsync, sides.place), on_line=lines.append))
+    run(transfers.run([TOOLS.rsync, "-r", "--list-only", sides.place.current], on_line=lines.append))
     return [path for line in lines if (path := parse_listed(line)) not in {None, b"."}]  # type: ignore[misc]
 
 
