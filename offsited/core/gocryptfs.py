@@ -45,7 +45,6 @@ EXITS: Final[dict[int, Reason]] = {
     22: Reason.LOCKED,  # empty passphrase
     23: Reason.KEY_FILE_DAMAGED,
     27: Reason.KEY_FILE_DAMAGED,  # a format or flag that this version does not know
-    29: Reason.CONFIG_INVALID,  # exclude pattern
 }
 XRAY_WRONG_PASSPHRASE: Final = 8
 """gocryptfs-xray's exit status for a passphrase that does not open the key file."""
@@ -75,13 +74,12 @@ def parse_version(text: str) -> tuple[int, ...] | None:
     return tuple(int(number) for number in match[1].split(".")) if match else None
 
 
-def reverse_mount(tool: str, plain: Path, view: Path, *, control: Path, notify: int, exclude: Path | None = None) -> list[str]:
+def reverse_mount(tool: str, plain: Path, view: Path, *, control: Path, notify: int) -> list[str]:
     """The command that shows `plain`, with the key file in it, encrypted at `view`, in the foreground.
 
     SIGUSR1 to process `notify` says that it is ready. With `-config` the view would lack gocryptfs.conf.
     """
-    excluding = [f"-exclude-from={exclude}"] if exclude else []
-    return [*_mount(tool, notify), "-reverse", f"-ctlsock={control}", *excluding, "--", str(plain), str(view)]
+    return [*_mount(tool, notify), "-reverse", f"-ctlsock={control}", "--", str(plain), str(view)]
 
 
 def names_mount(tool: str, skeleton: Path, view: Path, *, key_file: Path, notify: int, control: Path | None = None) -> list[str]:
@@ -130,20 +128,6 @@ def rekey_command(tool: str, plain: Path) -> list[str]:
 def change_command(tool: str, key_file: Path, plain: Path) -> list[str]:
     """The command that gives a key file another passphrase, in place. On standard input the old one and the new one, a line each."""
     return [tool, "-passwd", "-q", "-reverse", f"-config={key_file}", "--", str(plain)]
-
-
-def exclude_lines(patterns: tuple[str, ...]) -> bytes:
-    """Given a source's exclude patterns in .gitignore's syntax, relative to the snapshot, return the file of them for gocryptfs.
-
-    There they are relative to `plain/`. As in gitignore(5), a slash that is not the last character ties a pattern to the top.
-    """
-    return "".join(_below_backup(pattern) + "\n" for pattern in patterns).encode()
-
-
-def _below_backup(pattern: str) -> str:
-    negation, bare = ("!", pattern[1:]) if pattern.startswith("!") else ("", pattern)
-    anchored = "/" in bare[:-1]
-    return f"{negation}/{names.BACKUP_DIR}/{bare.removeprefix('/') if anchored else '**/' + bare}"
 
 
 def plain_size(sealed: int) -> int:

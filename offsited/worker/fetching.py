@@ -6,10 +6,9 @@ import contextlib
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from offsited import names
 from offsited.core import gocryptfs, rsync
@@ -27,28 +26,14 @@ from offsited.worker.target import Target
 from offsited.worker.transfer import Transfers, patiently
 from offsited.worker.view import View, mounted
 
-MOUNT_ENTRIES: Final = 100_000
-"""Entries that are read through one mount: gocryptfs keeps 750 bytes or so of each that was ever looked at (2.5.1)."""
-
 
 class Clear:
     """The forward view of a target's mirror."""
 
-    def __init__(self, mounting: Callable[[], AbstractAsyncContextManager[View]], fetcher: "Fetcher | None") -> None:
+    def __init__(self, view: View, fetcher: "Fetcher | None") -> None:
         """`fetcher`: None where everything is there already."""
-        self._mounting = mounting
-        self._mount = AsyncExitStack()
+        self.view = view
         self.fetcher = fetcher
-        self.view: View
-
-    async def renew(self) -> None:
-        """Mount it, or mount it anew (MOUNT_ENTRIES). Nobody may have anything open there. Raise JobFailed."""
-        await self.end()
-        self.view = await self._mount.enter_async_context(self._mounting())
-
-    async def end(self) -> None:
-        """Unmount it."""
-        await self._mount.aclose()
 
     @property
     def top(self) -> Path:
@@ -137,11 +122,6 @@ async def shown_in_clear(job: Job, reached: Target, transfers: Transfers, scratc
         sealed = f"{scratch}/{names.CURRENT_DIR}"
         await asyncio.to_thread(lambda: Path(sealed).mkdir(mode=0o700, exist_ok=True))
 
-    def mounting() -> AbstractAsyncContextManager[View]:
-        point = _unused(job.runtime, "view")
-        command = gocryptfs.forward_mount(job.tools.gocryptfs, sealed, point, key_file=job.files.key_file, notify=os.getpid())
-        return mounted(command, point, gocryptfs.FORWARD_FILE_SYSTEM, key=job.key)
-
     async with AsyncExitStack() as stack:
         fetcher = None
         if not isinstance(job.target, DiskTarget):
@@ -150,10 +130,9 @@ async def shown_in_clear(job: Job, reached: Target, transfers: Transfers, scratc
             await fetcher.fetch([names.BACKUP_DIR.encode()])
             if not (Path(sealed) / names.DIRIV_FILE).exists():
                 raise JobFailed(Reason.TARGET_EMPTY)
-        clear = Clear(mounting, fetcher)
-        stack.push_async_callback(clear.end)
-        await clear.renew()
-        yield clear
+        point = _unused(job.runtime, "view")
+        command = gocryptfs.forward_mount(job.tools.gocryptfs, sealed, point, key_file=job.files.key_file, notify=os.getpid())
+        yield Clear(await stack.enter_async_context(mounted(command, point, gocryptfs.FORWARD_FILE_SYSTEM, key=job.key)), fetcher)
 
 
 @asynccontextmanager

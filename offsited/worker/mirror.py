@@ -26,6 +26,7 @@ from offsited.worker.holding import Holding
 from offsited.worker.job import Job
 from offsited.worker.outgoing import Outgoing, sealed_from, travels
 from offsited.worker.pending import Item, Pending
+from offsited.worker.renewal import Renewal
 from offsited.worker.report import now
 from offsited.worker.sealed_paths import SealedPaths
 from offsited.worker.showing import Showing
@@ -36,7 +37,7 @@ from offsited.worker.tasks import to_its_end, together
 from offsited.worker.there import There
 from offsited.worker.transfer import TransferFailed, Transfers, patiently
 from offsited.worker.view import View
-from offsited.worker.way import CANARY, CANARY_BYTES, Way, with_companions
+from offsited.worker.way import CANARY, CANARY_BYTES, Way, put_canary, with_companions
 
 _SKIPPED: Final = (
     "the target takes no device nodes, fifos or sockets; if its key there is limited by rrsync(1), set rrsync in the vault file, "
@@ -84,7 +85,7 @@ class Mirror:
             await self._compare_with(way)
         await self._intend(way)
         try:
-            postponed = await self._send(way)
+            postponed = await self._send(view, way)
         except TransferFailed as failure:
             # What is listed and gone counts as an error of rsync's, and is the snapshot's fault.
             if failure.meaning.reason is Reason.RSYNC_PARTIAL:
@@ -128,6 +129,12 @@ class Mirror:
         (self.confirmed.tree / CANARY).unlink()
         if inode & gocryptfs.INODE_BITS != self.opened.inode & gocryptfs.INODE_BITS or len(canary) != gocryptfs.sealed_size(CANARY_BYTES):
             raise JobFailed(Reason.VIEW_WRONG, "it shows another directory, or not what was written just now")
+
+    async def _renew(self, view: View, way: Way) -> None:
+        """What comes in the place of a view must show the same."""
+        await asyncio.to_thread(put_canary, self.confirmed.tree)
+        await view.renew()
+        await view.look(lambda: self._check_view(way))
 
     async def _check_unknown(self, way: Way) -> None:
         """Without our own state nobody knew where to look for a commit: one that lies there is not known here."""
@@ -189,17 +196,17 @@ class Mirror:
 
     # --- send ------------------------------------------------------------------------------------------------------
 
-    async def _send(self, way: Way) -> list[Item]:
+    async def _send(self, view: View, way: Way) -> list[Item]:
         """Send everything that the plan says. Return what a directory at the target stands in the way of."""
         top = way.place.mirror
         mirror = None if top is None else await asyncio.to_thread(os.open, top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return await self._send_all(way, mirror)
+            return await self._send_all(way, mirror, Renewal(lambda: self._renew(view, way)))
         finally:
             if mirror is not None:
                 os.close(mirror)
 
-    async def _send_all(self, way: Way, mirror: int | None) -> list[Item]:
+    async def _send_all(self, way: Way, mirror: int | None, renewal: Renewal) -> list[Item]:
         total = await asyncio.to_thread(self._amount)
         outgoing = Outgoing(
             pending=self.pending,
@@ -210,6 +217,7 @@ class Mirror:
             tool=way.tool,
             transfers=self.transfers,
             gauge=Gauge(self.job.report, total),
+            renewal=renewal,
             entries=total.entries_total,
             size=total.bytes_total,
             whole=self.whole,

@@ -18,6 +18,7 @@ from offsited.worker.gauge import Gauge
 from offsited.worker.hashing_beside import HashingBeside, is_new_content
 from offsited.worker.patching import LARGE, Patching
 from offsited.worker.pending import Item, Pending
+from offsited.worker.renewal import Renewal
 from offsited.worker.sealed_paths import SealedPaths
 from offsited.worker.tasks import abreast, to_its_end
 from offsited.worker.transfer import TransferFailed, Transfers, patiently
@@ -53,6 +54,7 @@ class Outgoing:
     tool: str
     transfers: Transfers
     gauge: Gauge
+    renewal: Renewal
     entries: int = 0
     """How many are to be sent in all."""
     size: int = 0
@@ -136,6 +138,10 @@ class Outgoing:
         return self.place.limited or any(item.row.size >= long for item in items)
 
     async def _send(self, batch: Sequence[Item], *, again: bool) -> None:
+        async with self.renewal.showing(len(batch)):
+            await self._send_now(batch, again=again)
+
+    async def _send_now(self, batch: Sequence[Item], *, again: bool) -> None:
         paths = await self.sealed.of([sealed_from(item.row.path) for item in batch])
         sure = not again and not self.whole
         own = await self._companions(batch, paths, sure=sure)
@@ -156,6 +162,10 @@ class Outgoing:
 
     async def _send_trees(self, roots: Sequence[bytes], touched: set[str]) -> None:
         items = [item for root in roots for item in self.pending.within(root)]
+        async with self.renewal.showing(len(items)):
+            await self._send_trees_now(roots, items, touched)
+
+    async def _send_trees_now(self, roots: Sequence[bytes], items: Sequence[Item], touched: set[str]) -> None:
         by_name, by_directory = _how_to_hash(items)
         directories = [item.row.path for item in items if item.row.kind == "d"]
         wanted = [*directories, *(item.row.path for item in by_name)]

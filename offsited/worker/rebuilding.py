@@ -15,10 +15,11 @@ from offsited.core.outcome import Reason
 from offsited.core.progress import Phase, Progress
 from offsited.errors import JobFailed
 from offsited.worker.destination import SCRATCH, Destination
-from offsited.worker.fetching import MOUNT_ENTRIES, Clear, parts
+from offsited.worker.fetching import Clear, parts
 from offsited.worker.job import Job
 from offsited.worker.ledger import Ledger
 from offsited.worker.tasks import to_its_end
+from offsited.worker.view import MOUNT_ENTRIES
 from offsited.worker.writing import Writer
 
 PART_ENTRIES: Final = 5000
@@ -95,7 +96,7 @@ class Rebuilding:
         for part in parts(self._rows(), PART_ENTRIES, lambda: limit):
             if through_this >= MOUNT_ENTRIES:
                 writer.close()
-                await self._clear.renew()
+                await self._clear.view.renew()
                 writer.source = await self._open_source()
                 through_this = 0
             await self._clear.view.guard(self._write(writer, pool, part))

@@ -104,7 +104,8 @@ def _ask(connection: socket.socket, request: bytes) -> str:
         if not data:
             raise OSError("closed by gocryptfs")
         answer += data
-    document = json.loads(answer)
-    if document.get("ErrNo") or not document.get("Result"):
-        raise ValueError(document.get("ErrText"))
-    return str(document["Result"])
+    match json.loads(answer):
+        case {"ErrNo": 0, "Result": str(result)} if result:
+            return result
+        case said:
+            raise ValueError(said)

@@ -33,7 +33,7 @@ from offsited.worker.snapshot import Snapshot
 from offsited.worker.surveying import surveyed
 from offsited.worker.target import Found, Target
 from offsited.worker.transfer import Transfers, patiently
-from offsited.worker.way import CANARY, CANARY_BYTES
+from offsited.worker.way import put_canary
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LISTED_MAX: Final = 20
@@ -79,7 +79,7 @@ def _bind(job: Job, opened: Snapshot, confirmed: Confirmed) -> Snapshot:
     Return it as it is there: without what is mounted below it.
     """
     confirmed.new_tree()
-    (confirmed.tree / CANARY).write_bytes(os.urandom(CANARY_BYTES))
+    put_canary(confirmed.tree)
     mounts.bind(opened.descriptor, job.files.plain / names.BACKUP_DIR, read_only=True)
     tree = os.open(confirmed.tree, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

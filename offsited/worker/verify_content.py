@@ -19,12 +19,13 @@ from offsited.core.progress import Phase, Progress
 from offsited.core.verification import Difference, What, due
 from offsited.errors import JobFailed
 from offsited.worker.contents import Contents
-from offsited.worker.fetching import MOUNT_ENTRIES, Clear, Fetcher, parts, shown_in_clear
+from offsited.worker.fetching import Clear, Fetcher, parts, shown_in_clear
 from offsited.worker.ledger import Ledger
 from offsited.worker.outgoing import sealed_from
 from offsited.worker.report import now
 from offsited.worker.rotation import Rotation
 from offsited.worker.verification import Verification
+from offsited.worker.view import MOUNT_ENTRIES
 
 SLICE_ENTRIES: Final = 2000
 SLICE_BYTES: Final = 256 << 20

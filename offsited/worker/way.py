@@ -19,6 +19,11 @@ CANARY: Final = "canary"
 CANARY_BYTES: Final = 32
 
 
+def put_canary(tree: Path) -> None:
+    """Write a new one into the directory that the view shows beside the snapshot."""
+    (tree / CANARY).write_bytes(os.urandom(CANARY_BYTES))
+
+
 @dataclass(frozen=True)
 class Way:
     """A view that is there, where it goes, and the encrypted paths that every job needs."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Paths in the view, for any path that a snapshot can have: compared with what the view of such a snapshot shows."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Sequence
@@ -108,4 +109,21 @@ def test_thousands_at_once(mountable: Path, job: Job) -> None:
 def test_nobody_answers(job: Job, runtime: Path) -> None:
     with pytest.raises(JobFailed) as caught:
         run(SealedPaths(job, runtime / "control").of([b"backup"]))
+    assert caught.value.reason == Reason.GOCRYPTFS_FAILED
+
+
+@pytest.mark.usefixtures("mountable")
+@pytest.mark.parametrize("answer", [b"", b"not json\n", b"{}\n", b'{"ErrNo": 2, "ErrText": "no"}\n', b"[]\n"])
+def test_an_answer_that_is_none(job: Job, runtime: Path, answer: bytes) -> None:
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(answer)
+        writer.close()
+
+    async def work() -> None:
+        async with await asyncio.start_unix_server(reply, runtime / "control"):
+            await SealedPaths(job, runtime / "control").of([b"backup"])
+
+    with pytest.raises(JobFailed) as caught:
+        run(work())
     assert caught.value.reason == Reason.GOCRYPTFS_FAILED

@@ -5,9 +5,10 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -17,6 +18,8 @@ from offsited.core.outcome import Reason
 from offsited.errors import JobFailed
 from offsited.store import VaultFiles
 from offsited.worker import mounts, process, view
+from offsited.worker.job import Job
+from offsited.worker.sealed_paths import SealedPaths
 from offsited.worker.view import View
 
 from .conftest import TOOLS, run
@@ -25,15 +28,25 @@ from .machine import memfd
 LENGTHS = (1, 15, 16, 175, 176, 177, 200, 255)
 
 
-def reverse(files: VaultFiles, point: Path, *, exclude: Path | None = None) -> list[str]:
+def reverse(files: VaultFiles, point: Path) -> list[str]:
     control = point.with_name("control")
-    return gocryptfs.reverse_mount(TOOLS.gocryptfs, files.plain, point, control=control, notify=os.getpid(), exclude=exclude)
+    return gocryptfs.reverse_mount(TOOLS.gocryptfs, files.plain, point, control=control, notify=os.getpid())
 
 
 @asynccontextmanager
-async def shown(files: VaultFiles, point: Path, key: int, exclude: Path | None = None) -> AsyncIterator[View]:
-    async with view.mounted(reverse(files, point, exclude=exclude), point, gocryptfs.REVERSE_FILE_SYSTEM, key=key) as mounted:
+async def shown(files: VaultFiles, point: Path, key: int) -> AsyncIterator[View]:
+    async with view.mounted(reverse(files, point), point, gocryptfs.REVERSE_FILE_SYSTEM, key=key) as mounted:
         yield mounted
+
+
+def pid_of(mounted: View) -> int:
+    assert mounted._child is not None
+    return mounted._child._transport.get_pid()
+
+
+async def sealed(control: Path, *paths: str) -> list[str]:
+    """The paths in the view, of such that its control socket can be asked about."""
+    return await SealedPaths(cast("Job", None), control).of([path.encode() for path in paths])
 
 
 def failure(command: list[str], point: Path, key: int, file_system: str = gocryptfs.REVERSE_FILE_SYSTEM) -> str:
@@ -79,7 +92,7 @@ def test_the_view_is_there_within_the_block_alone(mountable: Path, files: VaultF
             found = mounts.find(point)
             assert found is not None
             assert found.file_system == gocryptfs.REVERSE_FILE_SYSTEM
-            encrypted = await view.encrypt_path(point.with_name("control"), f"{names.BACKUP_DIR}/file")
+            (encrypted,) = await sealed(point.with_name("control"), f"{names.BACKUP_DIR}/file")
             assert (await mounted.look((point / encrypted).stat)).st_size == gocryptfs.sealed_size(5000)
             return await mounted.look(lambda: os.listdir(point))
 
@@ -111,8 +124,7 @@ def test_companions_and_inodes_are_as_computed(mountable: Path, files: VaultFile
     async def work() -> tuple[dict[str, str], dict[str, int], dict[str, int]]:
         async with shown(files, mountable / "view", key):
             paths = [str(path.relative_to(files.plain)) for path in backup.rglob("*")]
-            control = mountable / "control"
-            encrypted = {path: await view.encrypt_path(control, path) for path in paths}
+            encrypted = dict(zip(paths, await sealed(mountable / "control", *paths), strict=True))
             listed = list((mountable / "view").rglob("*"))
             sizes = {str(path.relative_to(mountable / "view")): path.lstat().st_size for path in listed if path.is_file()}
             inodes = {str(path.relative_to(mountable / "view")): path.lstat().st_ino for path in listed}
@@ -128,60 +140,6 @@ def test_companions_and_inodes_are_as_computed(mountable: Path, files: VaultFile
         if path in sizes:
             assert sizes[path] == gocryptfs.sealed_size(status.st_size)
     assert not any(gocryptfs.is_companion(path.encode()) for path in encrypted.values())
-
-
-TREE = ("top", "a/top", "var/cache/x", "a/var/cache/x", "keep.tmp", "drop.tmp", "a/drop.tmp", ".cache/x", "a/.cache/x", "a/b/c")
-
-
-@pytest.mark.parametrize(
-    ("patterns", "gone"),
-    [
-        (("/top",), {"top"}),
-        (("top",), {"top", "a/top"}),
-        (("var/cache",), {"var/cache", "var/cache/x"}),
-        (("/var/cache",), {"var/cache", "var/cache/x"}),
-        (("**/var/cache",), {"var/cache", "var/cache/x", "a/var/cache", "a/var/cache/x"}),
-        ((".cache",), {".cache", ".cache/x", "a/.cache", "a/.cache/x"}),
-        (("*.tmp", "!keep.tmp"), {"drop.tmp", "a/drop.tmp"}),
-        (("a/*/c",), {"a/b/c"}),
-        (("nothing",), set()),
-    ],
-)
-def test_what_patterns_leave_out(mountable: Path, files: VaultFiles, key: int, patterns: tuple[str, ...], gone: set[str]) -> None:
-    """gitignore(5), as gocryptfs itself takes it."""
-    backup = files.plain / names.BACKUP_DIR
-    for name in TREE:
-        (backup / name).parent.mkdir(parents=True, exist_ok=True)
-        (backup / name).touch()
-    exclude = mountable / "exclude"
-    exclude.write_bytes(gocryptfs.exclude_lines(patterns))
-    everything = {str(path.relative_to(backup)) for path in backup.rglob("*")}
-    assert everything - _visible(mountable, files, key, exclude) == gone
-
-
-@pytest.mark.parametrize("pattern", ["**/.cache/", ".cache/"])
-def test_a_slash_at_the_end_leaves_a_directory_empty(mountable: Path, files: VaultFiles, key: int, pattern: str) -> None:
-    backup = files.plain / names.BACKUP_DIR
-    (backup / "a/.cache/x").mkdir(parents=True)
-    exclude = mountable / "exclude"
-    exclude.write_bytes(gocryptfs.exclude_lines((pattern,)))
-    assert _visible(mountable, files, key, exclude) == {"a", "a/.cache"}
-
-
-def _visible(mountable: Path, files: VaultFiles, key: int, exclude: Path) -> set[str]:
-    backup = files.plain / names.BACKUP_DIR
-
-    async def work() -> set[str]:
-        async with shown(files, mountable / "view", key, exclude):
-            return set(await asyncio.to_thread(_seen_through, mountable / "view", backup))
-
-    return run(work())
-
-
-def _seen_through(point: Path, backup: Path) -> Iterable[str]:
-    """Those entries of the backup whose inode numbers the view shows."""
-    seen = {path.lstat().st_ino & gocryptfs.INODE_BITS for path in point.rglob("*")}
-    return [str(path.relative_to(backup)) for path in backup.rglob("*") if path.lstat().st_ino & gocryptfs.INODE_BITS in seen]
 
 
 def test_a_forward_mount_shows_the_tree_in_clear_and_takes_nothing(mountable: Path, files: VaultFiles, key: int) -> None:
@@ -218,10 +176,6 @@ def test_a_tree_that_is_not_there(mountable: Path, files: VaultFiles, key: int) 
     assert failure(command, mountable / "view", key) == Reason.GOCRYPTFS_FAILED
 
 
-def test_a_pattern_file_that_is_not_there(mountable: Path, files: VaultFiles, key: int) -> None:
-    assert failure(reverse(files, mountable / "view", exclude=mountable / "missing"), mountable / "view", key) == Reason.CONFIG_INVALID
-
-
 def test_another_file_system_than_the_one_wanted(mountable: Path, files: VaultFiles, key: int) -> None:
     assert failure(reverse(files, mountable / "view"), mountable / "view", key, gocryptfs.FORWARD_FILE_SYSTEM) == Reason.GOCRYPTFS_FAILED
 
@@ -231,7 +185,8 @@ def test_a_program_that_is_not_there(mountable: Path, files: VaultFiles, key: in
     assert failure(command, mountable / "view", key) == Reason.GOCRYPTFS_MISSING
 
 
-def test_a_program_that_says_ready_and_has_mounted_nothing(mountable: Path, key: int) -> None:
+def test_a_program_that_says_ready_and_has_mounted_nothing(mountable: Path, key: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view, "_READY_WITHIN", 1)
     command = ["/bin/sh", "-c", f"kill -USR1 {os.getpid()}; exec sleep 1000"]
     assert failure(command, mountable / "view", key) == Reason.GOCRYPTFS_FAILED
 
@@ -258,7 +213,7 @@ def test_the_death_of_gocryptfs_ends_the_work(mountable: Path, files: VaultFiles
 
     async def for_ever(mounted: View) -> None:
         try:
-            os.kill(mounted._child._transport.get_pid(), signal.SIGKILL)
+            os.kill(pid_of(mounted), signal.SIGKILL)
             await asyncio.Event().wait()
         finally:
             ended.set()
@@ -277,7 +232,7 @@ def test_work_that_fails_for_the_death_of_gocryptfs_says_so(mountable: Path, fil
     """rsync's complaint comes first; what it saw is not to be trusted."""
 
     async def fails(mounted: View) -> None:
-        os.kill(mounted._child._transport.get_pid(), signal.SIGKILL)
+        os.kill(pid_of(mounted), signal.SIGKILL)
         raise JobFailed(Reason.RSYNC_PARTIAL)
 
     async def work() -> None:
@@ -306,7 +261,7 @@ def test_work_that_fails_for_itself_says_so(mountable: Path, files: VaultFiles, 
 def test_a_cancelled_job_ends_work_and_mount(mountable: Path, files: VaultFiles, key: int) -> None:
     async def work() -> None:
         begun, ended = asyncio.Event(), asyncio.Event()
-        views: list[View] = []
+        pids: list[int] = []
 
         async def for_ever() -> None:
             begun.set()
@@ -317,7 +272,7 @@ def test_a_cancelled_job_ends_work_and_mount(mountable: Path, files: VaultFiles,
 
         async def job() -> None:
             async with shown(files, mountable / "view", key) as mounted:
-                views.append(mounted)
+                pids.append(pid_of(mounted))
                 await mounted.guard(for_ever())
 
         task = asyncio.create_task(job())
@@ -326,7 +281,8 @@ def test_a_cancelled_job_ends_work_and_mount(mountable: Path, files: VaultFiles,
         with pytest.raises(asyncio.CancelledError):
             await task
         assert ended.is_set()
-        assert not views[0]._child.running
+        with pytest.raises(ProcessLookupError):
+            os.kill(pids[0], 0)
 
     run(work())
 
@@ -338,7 +294,7 @@ def test_a_view_that_does_not_answer_ends_the_job(mountable: Path, files: VaultF
 
     async def work() -> None:
         async with shown(files, mountable / "view", key) as mounted:
-            pid = mounted._child._transport.get_pid()
+            pid = pid_of(mounted)
             os.kill(pid, signal.SIGSTOP)
             await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
             await mounted.guard(mounted.look(lambda: os.listdir(mountable / "view")))
@@ -348,23 +304,69 @@ def test_a_view_that_does_not_answer_ends_the_job(mountable: Path, files: VaultF
     assert caught.value.reason == Reason.VIEW_WRONG
 
 
-@pytest.mark.parametrize("answer", [b"", b"not json\n", b"{}\n", b'{"ErrNo": 2, "ErrText": "no"}\n', b"[]\n", None])
-def test_a_control_socket_that_gives_no_path(tmp_path: Path, answer: bytes | None) -> None:
-    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(100)
-        writer.write(answer or b"")
-        writer.close()
+def test_a_view_that_is_renewed_shows_the_same_by_another_process(mountable: Path, files: VaultFiles, key: int) -> None:
+    (files.plain / names.BACKUP_DIR / "file").write_bytes(b"x" * 5000)
 
     async def work() -> None:
-        if answer is None:
-            await view.encrypt_path(tmp_path / "socket", "a")
-            return
-        async with await asyncio.start_unix_server(reply, tmp_path / "socket"):
-            await view.encrypt_path(tmp_path / "socket", "a")
+        async with shown(files, mountable / "view", key) as mounted:
+
+            async def renewed() -> None:
+                before, pid = sorted(os.walk(mounted.point)), pid_of(mounted)
+                await mounted.renew()
+                assert sorted(os.walk(mounted.point)) == before
+                assert pid_of(mounted) != pid
+                with pytest.raises(ProcessLookupError):
+                    os.kill(pid, 0)
+
+            await mounted.guard(renewed())
+        assert mounts.find(mounted.point) is None
+
+    run(work())
+
+
+def test_the_death_of_a_renewed_view_ends_the_work(mountable: Path, files: VaultFiles, key: int) -> None:
+    async def for_ever(mounted: View) -> None:
+        await mounted.renew()
+        os.kill(pid_of(mounted), signal.SIGKILL)
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        async with shown(files, mountable / "view", key) as mounted:
+            await mounted.guard(for_ever(mounted))
 
     with pytest.raises(JobFailed) as caught:
         run(work())
-    assert caught.value.reason == Reason.GOCRYPTFS_FAILED
+    assert caught.value.reason == Reason.VIEW_DIED
+
+
+def test_a_view_that_cannot_be_renewed(mountable: Path, files: VaultFiles, key: int) -> None:
+    async def work() -> None:
+        async with shown(files, mountable / "view", key) as mounted:
+            files.key_file.unlink()
+            await mounted.guard(mounted.renew())
+
+    with pytest.raises(JobFailed) as caught:
+        run(work())
+    assert caught.value.reason in {Reason.KEY_FILE_DAMAGED, Reason.VIEW_DIED}
+    assert mounts.find(mountable / "view") is None
+
+
+def test_each_of_several_that_begin_at_once_waits_for_its_own_mount(mountable: Path, files: VaultFiles, key: int) -> None:
+    """The signal of one says nothing of another, and each gocryptfs takes its time."""
+    tool = mountable / "gocryptfs"
+    tool.write_text(f'#!/bin/sh\ncase "$*" in *slow*) sleep 1.5 ;; esac\nexec {TOOLS.gocryptfs} "$@"\n')
+    tool.chmod(0o700)
+
+    async def one(name: str) -> None:
+        (mountable / name).mkdir()
+        point = mountable / name / "view"
+        async with view.mounted([str(tool), *reverse(files, point)[1:]], point, gocryptfs.REVERSE_FILE_SYSTEM, key=key) as mounted:
+            assert await mounted.look(lambda: len(os.listdir(point))) == 4
+
+    async def work() -> None:
+        await asyncio.gather(one("slow"), one("quick"), one("slower"))
+
+    run(work())
 
 
 def test_one_that_is_ended_at_any_moment_of_its_beginning(mountable: Path, files: VaultFiles, key: int) -> None:
