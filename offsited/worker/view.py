@@ -52,6 +52,7 @@ class View:
         self._file_system = file_system
         self._key = key
         self._child: Child | None = None
+        self._ending = False
         self._died: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._watching: asyncio.Task[None] | None = None
 
@@ -90,19 +91,20 @@ class View:
                 child = await Child.start(self._command, on_line=process.relay, stdin=self._key, group=False, environment=environment)
             except OSError as error:
                 raise JobFailed(Reason.GOCRYPTFS_MISSING, f"{self._command[0]}: {error.strerror}") from None
-            self._child, self._watching = child, asyncio.create_task(self._watch(child))
+            self._child, self._ending, self._watching = child, False, asyncio.create_task(self._watch(child))
             await _await_mount(heard, self._died, self.point, self._file_system)
 
     async def end(self) -> None:
-        """End gocryptfs in order, if it runs."""
-        child, self._child = self._child, None
-        if child is not None and self._watching is not None:
-            await _end(child, self.point)
+        """End gocryptfs in order, if it runs. If this is cancelled, it is to be asked for again."""
+        if self._child is not None and self._watching is not None:
+            self._ending = True
+            await _end(self._child, self.point)
             await _cancel(self._watching)
+            self._child = None
 
     async def _watch(self, child: Child) -> None:
         ended = await child.wait()
-        if self._child is child:
+        if not self._ending:
             self._died.set_result(ended)
 
 

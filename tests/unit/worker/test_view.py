@@ -351,6 +351,28 @@ def test_a_view_that_cannot_be_renewed(mountable: Path, files: VaultFiles, key: 
     assert mounts.find(mountable / "view") is None
 
 
+@pytest.mark.parametrize("after", [0, 0.005, 0.02, 0.1, 0.2, 0.3, 0.5])
+def test_a_job_that_is_cancelled_while_its_view_is_renewed(mountable: Path, files: VaultFiles, key: int, after: float) -> None:
+    async def job(begun: asyncio.Event) -> None:
+        async with shown(files, mountable / "view", key) as mounted:
+            begun.set()
+            for _ in range(1000):
+                await mounted.guard(mounted.renew())
+
+    async def work() -> None:
+        begun = asyncio.Event()
+        task = asyncio.create_task(job(begun))
+        await begun.wait()
+        await asyncio.sleep(after)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert mounts.find(mountable / "view") is None
+        assert not [one for one in asyncio.all_tasks() if one is not asyncio.current_task()]
+
+    run(work())
+
+
 def test_each_of_several_that_begin_at_once_waits_for_its_own_mount(mountable: Path, files: VaultFiles, key: int) -> None:
     """The signal of one says nothing of another, and each gocryptfs takes its time."""
     tool = mountable / "gocryptfs"
