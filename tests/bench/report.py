@@ -132,17 +132,19 @@ def _draw_growth(read: list[tuple[list[dict[str, Any]], Cells]], file: Path) -> 
 
     figure, axis = plt.subplots(figsize=(7, 4))
     read = sorted(read, key=lambda one: int(_fact(one[0], "corpus")["files"]))
-    for peer in _peers(read[0][1]):
+    for number, peer in enumerate(_peers(read[0][1])):
         for operation, style in (("no change", "-"), ("1 %", "--")):
             points = [
                 (_fact(facts, "corpus")["files"], _median(cells[peer, operation], "wall"))
                 for facts, cells in read
                 if (peer, operation) in cells
             ]
-            if points:
-                axis.plot(*zip(*points, strict=True), style, marker="o", label=f"{peer}, {operation}")
+            if len(points) > 1:
+                axis.plot(*zip(*points, strict=True), style, marker="o", color=f"C{number}", label=f"{peer}, {operation}")
     axis.set(xscale="log", yscale="log", xlabel="files", ylabel="seconds")
-    axis.legend(fontsize="small")
+    for one, shown in ((axis.xaxis, "{x:,.0f}"), (axis.yaxis, "{x:g}")):
+        one.set_major_formatter(shown)
+    axis.legend(fontsize="small", loc="upper left")
     figure.tight_layout()
     figure.savefig(file, dpi=120)
 
