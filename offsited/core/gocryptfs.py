@@ -54,7 +54,7 @@ def environment(memory: int) -> dict[str, str]:
     """Given the machine's memory in bytes, return what a mount runs with.
 
     Fewer rounds of Go's garbage collector, which takes a third of its processor time (measured with 2.5.1), but no more memory than an
-    eighth of the machine's for what it keeps of each file that it has shown: 840 MiB were seen for 220,000, five times what was in use.
+    eighth of the machine's where it can: it takes five times what is in use.
     """
     return {"GOGC": "400", "GOMEMLIMIT": str(max(memory // _SHARE, _LEAST))}
 

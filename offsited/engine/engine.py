@@ -173,7 +173,7 @@ class Engine:
                 _log.error("%s", error.message, extra={names.FIELD_VAULT: name})
         return found, tuple(invalid)
 
-    # --- passphrases ------------------------------------------------------------------------------------------------
+    # --- passphrases -----------------------------------------------------------------------------------------------
 
     async def unlock(self, vault: str, descriptor: int) -> None:
         """Prove a passphrase and keep it. Raise InvalidArgs, WrongPassphrase, ConfigInvalid, Busy or Failed."""

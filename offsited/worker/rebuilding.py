@@ -18,8 +18,8 @@ from offsited.worker.destination import SCRATCH, Destination
 from offsited.worker.fetching import Clear, parts
 from offsited.worker.job import Job
 from offsited.worker.ledger import Ledger
+from offsited.worker.renewal import Renewal
 from offsited.worker.tasks import to_its_end
-from offsited.worker.view import MOUNT_ENTRIES
 from offsited.worker.writing import Writer
 
 PART_ENTRIES: Final = 5000
@@ -91,16 +91,16 @@ class Rebuilding:
 
     async def _write_all(self, writer: Writer, pool: ThreadPoolExecutor) -> None:
         """Write part by part, and now and then through a new mount."""
-        through_this = 0
+        renewal = Renewal(lambda: self._renew(writer))
         limit = PART_BYTES if self._clear.fetcher else PART_BYTES_HERE
         for part in parts(self._rows(), PART_ENTRIES, lambda: limit):
-            if through_this >= MOUNT_ENTRIES:
-                writer.close()
-                await self._clear.view.renew()
-                writer.source = await self._open_source()
-                through_this = 0
-            await self._clear.view.guard(self._write(writer, pool, part))
-            through_this += len(part)
+            async with renewal.showing(len(part)):
+                await self._clear.view.guard(self._write(writer, pool, part))
+
+    async def _renew(self, writer: Writer) -> None:
+        writer.close()
+        await self._clear.view.renew()
+        writer.source = await self._open_source()
 
     # --- which rows ------------------------------------------------------------------------------------------------
 

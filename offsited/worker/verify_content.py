@@ -22,10 +22,10 @@ from offsited.worker.contents import Contents
 from offsited.worker.fetching import Clear, Fetcher, parts, shown_in_clear
 from offsited.worker.ledger import Ledger
 from offsited.worker.outgoing import sealed_from
+from offsited.worker.renewal import MOUNT_ENTRIES
 from offsited.worker.report import now
 from offsited.worker.rotation import Rotation
 from offsited.worker.verification import Verification
-from offsited.worker.view import MOUNT_ENTRIES
 
 SLICE_ENTRIES: Final = 2000
 SLICE_BYTES: Final = 256 << 20

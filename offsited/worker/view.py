@@ -21,9 +21,6 @@ _READY_WITHIN: Final = 120.0
 """Seconds; deriving the key takes most of them where memory is short."""
 _ENDS_WITHIN: Final = 5.0
 _LOOK_EVERY: Final = 2.0
-MOUNT_ENTRIES: Final = 25_000
-"""Entries that should be seen through one mount: gocryptfs remembers each as long as it lasts (2.5.1: some 5 KB in reverse mode, garbage
-included). A first sync of 200,000 files took no longer so than through one mount, with 10,000 a seventh longer."""
 _ANSWER_WITHIN: Final = 60.0
 """Seconds for one look through a mount. A hung one must not hang the job for ever."""
 
@@ -51,10 +48,8 @@ class View:
         self._command = command
         self._file_system = file_system
         self._key = key
-        self._child: Child | None = None
-        self._ending = False
+        self._running: tuple[Child, asyncio.Task[Ended]] | None = None
         self._died: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
-        self._watching: asyncio.Task[None] | None = None
 
     async def guard(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Return what `work` returns. If gocryptfs dies first, end `work` and raise JobFailed: what it saw is not to be trusted."""
@@ -79,7 +74,7 @@ class View:
             raise JobFailed(Reason.VIEW_WRONG, "gocryptfs does not answer") from None
 
     async def renew(self) -> None:
-        """Mount it anew (MOUNT_ENTRIES). Nobody may have anything open there meanwhile. Raise JobFailed."""
+        """Mount it anew, as `renewal` wants it. Nobody may have anything open there meanwhile. Raise JobFailed."""
         await self.end()
         await self.begin()
 
@@ -91,21 +86,23 @@ class View:
                 child = await Child.start(self._command, on_line=process.relay, stdin=self._key, group=False, environment=environment)
             except OSError as error:
                 raise JobFailed(Reason.GOCRYPTFS_MISSING, f"{self._command[0]}: {error.strerror}") from None
-            self._child, self._ending, self._watching = child, False, asyncio.create_task(self._watch(child))
-            await _await_mount(heard, self._died, self.point, self._file_system)
+            death = asyncio.create_task(child.wait())
+            self._running = child, death
+            await _await_mount(heard, death, self.point, self._file_system)
+            death.add_done_callback(self._note)
 
     async def end(self) -> None:
         """End gocryptfs in order, if it runs. If this is cancelled, it is to be asked for again."""
-        if self._child is not None and self._watching is not None:
-            self._ending = True
-            await _end(self._child, self.point)
-            await _cancel(self._watching)
-            self._child = None
+        if self._running is not None:
+            child, death = self._running
+            death.remove_done_callback(self._note)
+            await _end(child, self.point)
+            await _cancel(death)
+            self._running = None
 
-    async def _watch(self, child: Child) -> None:
-        ended = await child.wait()
-        if not self._ending:
-            self._died.set_result(ended)
+    def _note(self, death: asyncio.Task[Ended]) -> None:
+        if not death.cancelled():
+            self._died.set_result(death.result())
 
 
 @contextlib.asynccontextmanager
@@ -135,7 +132,7 @@ async def _end(child: Child, point: Path) -> None:
     await ending
 
 
-async def _await_mount(heard: asyncio.Event, death: asyncio.Future[Ended], point: Path, file_system: str) -> None:
+async def _await_mount(heard: asyncio.Event, death: asyncio.Task[Ended], point: Path, file_system: str) -> None:
     mounting = asyncio.create_task(_until_it_answers(heard, point))
     awaited: set[asyncio.Future[Any]] = {mounting, death}
     try:

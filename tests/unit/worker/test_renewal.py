@@ -21,8 +21,8 @@ from .trees import fill
 class Watched:
     """A view that says when somebody uses it while it is renewed."""
 
-    def __init__(self, after: int) -> None:
-        self.renewal = Renewal(self._renew, after)
+    def __init__(self) -> None:
+        self.renewal = Renewal(self._renew)
         self.users = self.most = self.renewed = 0
         self.fails = False
 
@@ -42,9 +42,11 @@ class Watched:
             self.users -= 1
 
 
-def test_it_is_renewed_after_so_many_entries_while_nobody_uses_it() -> None:
+def test_it_is_renewed_after_so_many_entries_while_nobody_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renewal, "MOUNT_ENTRIES", 100)
+
     async def work() -> Watched:
-        watched = Watched(100)
+        watched = Watched()
         await abreast((watched.transfer(30) for _ in range(40)), 4)
         return watched
 
@@ -53,9 +55,11 @@ def test_it_is_renewed_after_so_many_entries_while_nobody_uses_it() -> None:
     assert watched.most == 3
 
 
-def test_what_is_larger_than_that_is_shown_none_the_less() -> None:
+def test_what_is_larger_than_that_is_shown_none_the_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renewal, "MOUNT_ENTRIES", 100)
+
     async def work() -> Watched:
-        watched = Watched(100)
+        watched = Watched()
         for entries in (500, 500, 1, 99, 1):
             await watched.transfer(entries)
         return watched
@@ -63,9 +67,11 @@ def test_what_is_larger_than_that_is_shown_none_the_less() -> None:
     assert run(work()).renewed == 3
 
 
-def test_that_it_could_not_be_renewed_ends_everything() -> None:
+def test_that_it_could_not_be_renewed_ends_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renewal, "MOUNT_ENTRIES", 10)
+
     async def work() -> None:
-        watched = Watched(10)
+        watched = Watched()
         watched.fails = True
         await abreast((watched.transfer(10) for _ in range(9)), 3)
 
@@ -76,7 +82,7 @@ def test_that_it_could_not_be_renewed_ends_everything() -> None:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """After seven entries."""
-    monkeypatch.setattr(renewal.Renewal.__init__, "__defaults__", (7,))
+    monkeypatch.setattr(renewal, "MOUNT_ENTRIES", 7)
 
 
 def wide(snapshot: Path) -> Path:

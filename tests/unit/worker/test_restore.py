@@ -135,7 +135,7 @@ def test_a_ledger_of_another_commit_is_not_used(machine: Machine, furnished: Pat
 
 def test_a_large_restore_takes_a_new_mount_now_and_then(machine: Machine, furnished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """gocryptfs forgets nothing: two million entries would fill its memory."""
-    monkeypatch.setattr("offsited.worker.rebuilding.MOUNT_ENTRIES", 6)
+    monkeypatch.setattr("offsited.worker.renewal.MOUNT_ENTRIES", 6)
     monkeypatch.setattr("offsited.worker.rebuilding.PART_ENTRIES", 3)
     real, times = View.renew, []
 
